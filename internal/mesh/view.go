@@ -1,0 +1,170 @@
+// Package mesh joins catalog and policy into the view: who may call whom, how, at which endpoints, and what
+// each host runs. Pure: values in, values out.
+package mesh
+
+import (
+	"net/netip"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+
+	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/registry"
+)
+
+// View is the mesh at one moment. It is persistent: a part whose inputs are unchanged since the view that
+// was given to Resolve keeps its pointer, down to a single EndpointSet.
+type View struct {
+	Mesh     *configs.Mesh
+	Services *iradix.Tree[*Service] // by Name.String()
+	Scopes   *iradix.Tree[*Scope]   // by Scope.Key
+	Proxies  *iradix.Tree[*Proxy]   // by Proxy.ID
+	Ports    Allotment              // the mesh port of each workload
+}
+
+// Allotment gives each workload the mesh port it keeps for as long as it is registered. The pipeline
+// stores it, so that a restarted server gives the same ones.
+type Allotment map[registry.WorkloadKey]uint16
+
+// Service is a service as its callers see it.
+type Service struct {
+	registry.Name
+	Ports []*Port // sorted by number
+}
+
+// Port is one port of a service with everything its callers share. It splits in parts that change on their own.
+type Port struct {
+	Service   registry.Name
+	Number    uint16
+	Protocol  registry.Protocol
+	Routes    *Routes        // nil unless Protocol.IsHTTP
+	Clusters  []*Cluster     // the whole service first, then its subsets by name
+	Endpoints []*EndpointSet // one per cluster, same order
+	// Uses lists every cluster that calls to this port can reach: what Routes refers to, or Clusters[0]. Sorted, without repeats.
+	Uses []ClusterRef
+}
+
+// ClusterRef names a cluster. The zero Subset is the whole service.
+type ClusterRef struct {
+	Service registry.Name
+	Port    uint16
+	Subset  string
+}
+
+// Routes is the resolved HTTP routing of one service port, or of one gateway server.
+type Routes struct {
+	Name         string         // of the route configuration
+	VirtualHosts []*VirtualHost // in order; callers of a service have one with the domain "*"
+}
+
+// VirtualHost is the rules for some domains.
+type VirtualHost struct {
+	Name    string
+	Domains []string
+	Rules   []*Rule // first match wins; the last one of a service matches everything
+	Origin  string
+}
+
+// Rule is one HTTPRoute with its destinations resolved.
+type Rule struct {
+	*configs.HTTPRoute               // nil for the default rule
+	Destinations       []Destination // empty if the rule redirects
+	Origin             string
+}
+
+// Destination is a cluster and its share. Missing is set if no registry knows the service or the port, or the
+// subset is not declared: the translator answers 503 for it.
+type Destination struct {
+	ClusterRef
+	Weight  uint32
+	Missing bool
+}
+
+// Cluster is how one service port, or a subset of it, is called. It has no endpoints, so that these change alone.
+type Cluster struct {
+	ClusterRef
+	Protocol   registry.Protocol
+	Traffic    configs.TrafficPolicy
+	Identities []string // SPIFFE ids that mesh endpoints may have; sorted
+	Plaintext  bool     // whether endpoints outside the mesh may be called
+	Origin     string   // the destination rule, or the service
+}
+
+// EndpointSet is the endpoints of one cluster.
+type EndpointSet struct {
+	ClusterRef
+	Endpoints []Endpoint // sorted by address, port
+}
+
+// Endpoint is where a caller's proxy connects to.
+type Endpoint struct {
+	Address  netip.Addr      // of the host or of the endpoint
+	Port     uint16          // the workload's mesh port, or the endpoint's own port
+	MTLS     bool            // over the mesh port; else plaintext
+	Weight   uint32          // at least 1
+	Health   registry.Health // Healthy, Unhealthy or Draining
+	Locality registry.Locality
+}
+
+// Scope is what one kind of caller needs: an identity and its upstreams. Equal workloads on many hosts share one.
+type Scope struct {
+	Key       string        // content hash of the fields below
+	Service   registry.Name // the caller; its identity is spiffe://td/ns/<namespace>/svc/<name>
+	Identity  string
+	Upstreams []*ScopeUpstream // sorted by service, port, bind
+}
+
+// ScopeUpstream is one listener of a caller.
+type ScopeUpstream struct {
+	Service  registry.Name
+	Port     uint16
+	Protocol registry.Protocol // HTTP-like or TCP decides the listener's filters
+	Bind     netip.AddrPort
+	Socket   string
+	Missing  bool // no registry knows the service or port: the listener answers 503 or closes
+	Origin   string
+}
+
+// ProxyKind says what a proxy is for.
+type ProxyKind string
+
+// The kinds of proxy.
+const (
+	HostProxy    ProxyKind = "host"
+	GatewayProxy ProxyKind = "gateway"
+)
+
+// Proxy is one Envoy.
+type Proxy struct {
+	ID        string // "h1/host", "edge/gw-public" (for namespace default, else "edge/gw-shop.public")
+	Host      string
+	Kind      ProxyKind
+	Address   netip.Addr  // of the host; for the host proxy
+	Workloads []*Workload // host proxy; sorted by key
+	Scopes    []*Scope    // those of its workloads; sorted by key, without repeats
+	Gateway   *Gateway    // gateway proxy
+}
+
+// Workload is a registered workload with what the mesh allotted to it.
+type Workload struct {
+	*registry.Workload
+	Identity string
+	MeshPort uint16
+	Scope    *Scope
+}
+
+// Gateway is a gateway's resolved servers.
+type Gateway struct {
+	Namespace, Name string
+	Identity        string // spiffe://td/ns/<namespace>/gateway/<name>
+	Servers         []*Server
+	Uses            []ClusterRef // every cluster its routes reach; sorted, without repeats
+	Origin          string
+}
+
+// Server is one listening address of a gateway.
+type Server struct {
+	Name   string
+	Bind   netip.AddrPort
+	Routes *Routes
+	Origin string
+}
