@@ -1,0 +1,72 @@
+package configs
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+const (
+	watchPoll  = 30 * time.Second      // finds what a file system does not announce (network mounts)
+	watchQuiet = 10 * time.Millisecond // editors write a file in several steps
+	watchLimit = 50 * time.Millisecond // a folder that never rests is read all the same
+)
+
+// Watch calls changed once at the start and whenever something in the folder dir or below may have changed. It
+// does not know whether it really did: callers compare. It watches folders, not files, so that files that are
+// replaced by renaming are seen, and calls changed every 30 s besides. It returns nil when ctx is done.
+func Watch(ctx context.Context, dir string, changed func()) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", dir, err)
+	}
+	defer w.Close()
+	addFolders(w, dir)
+	changed()
+
+	poll := time.NewTicker(watchPoll)
+	defer poll.Stop()
+	var quiet, limit <-chan time.Time // both nil while nothing is pending
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-w.Events:
+			if !ok {
+				return fmt.Errorf("watch %s: the watcher closed", dir)
+			}
+			quiet = time.After(watchQuiet)
+			if limit == nil {
+				limit = time.After(watchLimit)
+			}
+			continue
+		case <-w.Errors: // an overflow: events were lost, so something changed
+		case <-poll.C:
+		case <-quiet:
+		case <-limit:
+		}
+		quiet, limit = nil, nil
+		addFolders(w, dir) // folders that are new; those known are no-ops
+		changed()
+	}
+}
+
+// addFolders watches dir and the folders below it that do not begin with a dot. What cannot be watched is left
+// to the poll.
+func addFolders(w *fsnotify.Watcher, dir string) {
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return nil
+		}
+		if path != dir && strings.HasPrefix(d.Name(), ".") {
+			return filepath.SkipDir
+		}
+		_ = w.Add(path)
+		return nil
+	})
+}
