@@ -42,6 +42,17 @@ type Duration time.Duration
 // MarshalJSON writes "1.5s".
 func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
 
+// UnmarshalJSON reads what MarshalJSON writes.
+func (d *Duration) UnmarshalJSON(b []byte) error {
+	var s string
+	if err := json.Unmarshal(b, &s); err != nil {
+		return err
+	}
+	v, err := time.ParseDuration(s)
+	*d = Duration(v)
+	return err
+}
+
 // ServiceRef names a service from a policy: a short name resolves in the namespace of the block it stands in
 // and is stored resolved here.
 type ServiceRef struct {
