@@ -1,0 +1,111 @@
+package registry
+
+import (
+	"cmp"
+	"encoding/json"
+	"iter"
+	"slices"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+)
+
+// Set is everything one source says: the last good set that it published. Immutable.
+type Set struct {
+	Name     string     `json:"name"`     // the source; unique among the sets that are merged
+	Services []*Service `json:"services"` // sorted by name, without repeats
+}
+
+// HealthWord is what the agent of a host says about one workload.
+type HealthWord struct {
+	Health Health `json:"health"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// HealthMap is what all agents say about their workloads. A workload that is not in it counts as healthy.
+// Immutable: a change is a new map.
+type HealthMap map[WorkloadKey]HealthWord
+
+// Catalog is the merged set of services of all registries at one moment. Immutable and persistent: a service
+// whose inputs have not changed since the catalog it was merged from keeps its pointer.
+type Catalog struct {
+	Services *iradix.Tree[*Service] // by Name.String()
+
+	// Changed lists, sorted, the services that were added, changed or removed since the catalog that was given
+	// to Merge, whose Gen was PrevGen. The first catalog of a line has PrevGen 0 and lists all.
+	Changed      []Name
+	Gen, PrevGen uint64
+
+	conflicts *iradix.Tree[[]Diagnostic] // by Name.String(), only services on which the sets disagree
+	inputs    inputs
+}
+
+// Service returns the service of that name, or nil.
+func (c *Catalog) Service(n Name) *Service {
+	s, _ := c.Services.Get([]byte(n.String()))
+	return s
+}
+
+// Len returns the number of services.
+func (c *Catalog) Len() int { return c.Services.Len() }
+
+// All yields the services in the order of their keys.
+func (c *Catalog) All() iter.Seq[*Service] {
+	return func(yield func(*Service) bool) {
+		it := c.Services.Root().Iterator()
+		for _, s, ok := it.Next(); ok; _, s, ok = it.Next() {
+			if !yield(s) {
+				return
+			}
+		}
+	}
+}
+
+// Diagnostics lists what the sets disagree about, in the order of the services.
+func (c *Catalog) Diagnostics() []Diagnostic {
+	var out []Diagnostic
+	it := c.conflicts.Root().Iterator()
+	for _, ds, ok := it.Next(); ok; _, ds, ok = it.Next() {
+		out = append(out, ds...)
+	}
+	return out
+}
+
+// MarshalJSON writes the services sorted by name, and what the sets disagree about. Equal inputs give equal
+// bytes, by whatever steps the catalog came about.
+func (c *Catalog) MarshalJSON() ([]byte, error) {
+	services := slices.AppendSeq(make([]*Service, 0, c.Len()), c.All())
+	slices.SortFunc(services, func(a, b *Service) int { return a.Name.Compare(b.Name) })
+	return json.Marshal(struct {
+		Services    []*Service   `json:"services"`
+		Diagnostics []Diagnostic `json:"diagnostics,omitempty"`
+	}{services, c.Diagnostics()})
+}
+
+// compare orders endpoints as they stand in a service.
+func (e *Endpoint) compare(o *Endpoint) int {
+	if c := cmp.Or(e.Address.Compare(o.Address), cmp.Compare(e.Port, o.Port)); c != 0 {
+		return c
+	}
+	if c := compareWorkloads(e.Workload, o.Workload); c != 0 {
+		return c
+	}
+	return cmp.Compare(e.ServicePort, o.ServicePort)
+}
+
+// compareWorkloads orders endpoints without a workload first.
+func compareWorkloads(a, b *Workload) int {
+	switch {
+	case a == b:
+		return 0
+	case a == nil:
+		return -1
+	case b == nil:
+		return 1
+	}
+	return a.Key().Compare(b.Key())
+}
+
+// Compare orders by host, service and instance.
+func (k WorkloadKey) Compare(o WorkloadKey) int {
+	return cmp.Or(cmp.Compare(k.Host, o.Host), k.Service.Compare(o.Service), cmp.Compare(k.Instance, o.Instance))
+}
