@@ -19,6 +19,43 @@ type View struct {
 	Scopes   *iradix.Tree[*Scope]   // by Scope.Key
 	Proxies  *iradix.Tree[*Proxy]   // by Proxy.ID
 	Ports    Allotment              // the mesh port of each workload
+
+	Gen     uint64 // grows by one with every Resolve; never zero
+	PrevGen uint64 // the view that Changed is relative to; zero: none, everything may differ
+	Changed Changed
+
+	s *state // what Resolve needs to find what changes next; nil in a View made by hand
+}
+
+// Changed names what differs from the view PrevGen: what appeared, what has another pointer, and what is gone
+// (look it up to see which). What it does not name kept its pointer. Sorted.
+type Changed struct {
+	Services []registry.Name
+	Scopes   []string // keys
+	Proxies  []string // ids
+}
+
+// Service returns the service n, or nil.
+func (v *View) Service(n registry.Name) *Service { return lookup(v.Services, n.String()) }
+
+// Scope returns the scope with this key, or nil.
+func (v *View) Scope(key string) *Scope { return lookup(v.Scopes, key) }
+
+// Proxy returns the proxy with this id, or nil. A host's name alone stands for its host proxy.
+func (v *View) Proxy(id string) *Proxy {
+	if p := lookup(v.Proxies, id); p != nil {
+		return p
+	}
+	return lookup(v.Proxies, hostProxyID(id))
+}
+
+// lookup is Get on a tree that may be nil.
+func lookup[T any](t *iradix.Tree[*T], key string) *T {
+	if t == nil {
+		return nil
+	}
+	x, _ := t.Get([]byte(key))
+	return x
 }
 
 // Allotment gives each workload the mesh port it keeps for as long as it is registered. The pipeline
@@ -35,11 +72,11 @@ type Service struct {
 type Port struct {
 	Service   registry.Name
 	Number    uint16
-	Protocol  registry.Protocol
+	Protocol  registry.Protocol // TCP if no registry knows it
 	Routes    *Routes        // nil unless Protocol.IsHTTP
-	Clusters  []*Cluster     // the whole service first, then its subsets by name
+	Clusters  []*Cluster     // the whole service first, then by name those subsets that some route uses
 	Endpoints []*EndpointSet // one per cluster, same order
-	// Uses lists every cluster that calls to this port can reach: what Routes refers to, or Clusters[0]. Sorted, without repeats.
+	// Uses lists every cluster that calls to this port can reach: what Routes refers to (but nothing Missing), or Clusters[0]. Sorted, without repeats.
 	Uses []ClusterRef
 }
 
@@ -60,7 +97,7 @@ type Routes struct {
 type VirtualHost struct {
 	Name    string
 	Domains []string
-	Rules   []*Rule // first match wins; the last one of a service matches everything
+	Rules   []*Rule // first match wins; none: 404, as Istio does. Without a virtual service there is one rule, the default, which matches everything
 	Origin  string
 }
 
@@ -71,8 +108,8 @@ type Rule struct {
 	Origin             string
 }
 
-// Destination is a cluster and its share. Missing is set if no registry knows the service or the port, or the
-// subset is not declared: the translator answers 503 for it.
+// Destination is a cluster and its share. Missing is set if no registry knows the service or the port, the
+// port does not speak HTTP, or the subset is not declared: the translator answers 503 for it.
 type Destination struct {
 	ClusterRef
 	Weight  uint32
@@ -107,7 +144,7 @@ type Endpoint struct {
 
 // Scope is what one kind of caller needs: an identity and its upstreams. Equal workloads on many hosts share one.
 type Scope struct {
-	Key       string        // content hash of the fields below
+	Key       string        // content hash of the fields below, but for the Origins
 	Service   registry.Name // the caller; its identity is spiffe://td/ns/<namespace>/svc/<name>
 	Identity  string
 	Upstreams []*ScopeUpstream // sorted by service, port, bind
@@ -120,7 +157,7 @@ type ScopeUpstream struct {
 	Protocol registry.Protocol // HTTP-like or TCP decides the listener's filters
 	Bind     netip.AddrPort
 	Socket   string
-	Missing  bool // no registry knows the service or port: the listener answers 503 or closes
+	Missing  bool // no registry knows the service or port (then Port may be zero and Protocol is HTTP): the listener answers 503 or closes
 	Origin   string
 }
 
