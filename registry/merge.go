@@ -1,6 +1,11 @@
 package registry
 
-import iradix "github.com/hashicorp/go-immutable-radix/v2"
+import (
+	"reflect"
+	"slices"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+)
 
 // inputs are what a catalog was merged from.
 type inputs struct {
@@ -9,9 +14,122 @@ type inputs struct {
 }
 
 // Merge joins the sets, the earlier ones taking precedence, and what the agents say of their workloads' health.
-// It is pure, and incremental relative to prev (nil for the first catalog): only services whose Service pointer or
-// health differs from what prev was merged from are looked at.
+// It is pure, and incremental relative to prev (nil for the first catalog): a set that kept its slice is not
+// looked at, of the others only the pointers of services are compared, and only a service of which a pointer or a
+// health changed is merged again. One that comes out equal keeps its pointer and is not in Changed.
+//
+// Sets are as the Aggregator gives them: checked, sorted, without repeats.
 func Merge(prev *Catalog, sets []Set, health HealthMap) *Catalog {
-	c := &Catalog{Services: iradix.New[*Service](), conflicts: iradix.New[[]Diagnostic](), Gen: 1, inputs: inputs{sets, health}}
-	return c
+	if prev == nil {
+		prev = &Catalog{Services: iradix.New[*Service](), conflicts: iradix.New[[]Diagnostic]()}
+	}
+	next := &Catalog{
+		Gen:     prev.Gen + 1,
+		PrevGen: prev.Gen,
+		inputs:  inputs{slices.Clone(sets), health},
+	}
+	services, conflicts := prev.Services.Txn(), prev.conflicts.Txn()
+	for _, name := range stale(prev.inputs, next.inputs) {
+		key := []byte(name.String())
+		old, _ := services.Get(key)
+		now, disagree := mergeService(name, old, sets, health)
+		if len(disagree) > 0 {
+			conflicts.Insert(key, disagree)
+		} else {
+			conflicts.Delete(key)
+		}
+		if now == old {
+			continue
+		}
+		next.Changed = append(next.Changed, name)
+		if now == nil {
+			services.Delete(key)
+		} else {
+			services.Insert(key, now)
+		}
+	}
+	next.Services, next.conflicts = services.Commit(), conflicts.Commit()
+	return next
+}
+
+// stale lists, sorted and without repeats, the services that may come out otherwise with now than with old.
+func stale(old, now inputs) []Name {
+	var names []Name
+	add := func(n Name) { names = append(names, n) }
+	if slices.EqualFunc(old.sets, now.sets, func(a, b Set) bool { return a.Name == b.Name }) {
+		for i := range now.sets {
+			diffServices(old.sets[i].Services, now.sets[i].Services, add)
+		}
+	} else { // another order is another precedence
+		for _, set := range append(slices.Clone(old.sets), now.sets...) {
+			diffServices(nil, set.Services, add)
+		}
+	}
+	diffHealth(old.health, now.health, add)
+	slices.SortFunc(names, Name.Compare)
+	return slices.Compact(names)
+}
+
+// diffServices calls add for every service that differs by pointer between two sorted slices.
+func diffServices(old, now []*Service, add func(Name)) {
+	if len(old) == len(now) && (len(old) == 0 || &old[0] == &now[0]) {
+		return
+	}
+	i, j := 0, 0
+	for i < len(old) && j < len(now) {
+		if old[i] == now[j] {
+			i, j = i+1, j+1
+			continue
+		}
+		c := old[i].Name.Compare(now[j].Name)
+		if c <= 0 {
+			add(old[i].Name)
+			i++
+		}
+		if c >= 0 {
+			add(now[j].Name)
+			j++
+		}
+	}
+	for ; i < len(old); i++ {
+		add(old[i].Name)
+	}
+	for ; j < len(now); j++ {
+		add(now[j].Name)
+	}
+}
+
+// diffHealth calls add for the service of every workload whose health differs.
+func diffHealth(old, now HealthMap, add func(Name)) {
+	// The same map, which nobody changes once it is published, says the same.
+	if reflect.ValueOf(old).UnsafePointer() == reflect.ValueOf(now).UnsafePointer() {
+		return
+	}
+	known := 0
+	for k, word := range now {
+		was, ok := old[k]
+		if ok {
+			known++
+		}
+		if !ok || was != word {
+			add(k.Service)
+		}
+	}
+	if known == len(old) {
+		return
+	}
+	for k := range old {
+		if _, ok := now[k]; !ok {
+			add(k.Service)
+		}
+	}
+}
+
+// find returns the service of that name, or nil.
+func (s Set) find(name Name) *Service {
+	i, ok := slices.BinarySearchFunc(s.Services, name, func(s *Service, n Name) int { return s.Name.Compare(n) })
+	if !ok {
+		return nil
+	}
+	return s.Services[i]
 }

@@ -1,0 +1,65 @@
+package registry
+
+import "slices"
+
+// The codes of diagnostics.
+const (
+	sourceFailed     = "W4001"
+	sourceLate       = "W4002"
+	badName          = "W4101"
+	repeatedName     = "W4102"
+	unsorted         = "W4103"
+	badPort          = "W4104"
+	badEndpoint      = "W4105"
+	badMeta          = "W4106"
+	badWorkload      = "W4107"
+	portConflict     = "W4201"
+	workloadConflict = "W4202"
+	endpointConflict = "W4203"
+)
+
+// Code explains a diagnostic code.
+type Code struct {
+	Code    string `json:"code"`
+	Title   string `json:"title"`
+	Explain string `json:"explain"`
+}
+
+// Codes returns all codes in order.
+func Codes() []Code {
+	return []Code{
+		{sourceFailed, "a registry cannot be read",
+			"What it said last stays in force, and it is asked again with growing pauses of up to 30 s. The message says what it answered."},
+		{sourceLate, "a registry has not answered in time",
+			"The mesh starts without it once its sync_timeout has passed, and takes its services in as soon as it answers. Until then calls to services that only it knows are answered with 503."},
+		{badName, "a service's name cannot be used",
+			"A namespace and a name consist of lower-case letters, digits and hyphens, at most 63, with a letter or digit at both ends: they become part of the service's identity and of the host names that TLS clients ask for. The service is left out; rename it in its registry."},
+		{repeatedName, "one registry names a service twice",
+			"The first one is used, the others are left out. Put all endpoints into one service."},
+		{unsorted, "a registry's driver gives its services out of order",
+			"They are sorted and used. This is a fault of the driver: please report it."},
+		{badPort, "a service's port cannot be used",
+			"A port has a number from 1 to 65535 that no other port of the service has, and the protocol http, http2, grpc, tcp or none. The port is left out, and with it the endpoints that serve it."},
+		{badEndpoint, "an endpoint cannot be used",
+			"An endpoint has an IP address that a packet can be sent to, a port from 1 to 65535, and serves a port that its service has. One that repeats another of its service, or says a health or a weight that does not exist, is not used either. The endpoint is left out."},
+		{badMeta, "an endpoint's metadata cannot be used",
+			"Keys and values are UTF-8, at most 64 of them and 4 KiB in all. The endpoint is left out: without its labels it could end up in the wrong subset."},
+		{badWorkload, "an endpoint's workload cannot be used",
+			"A workload runs on a host with a name and an address, belongs to the service that its endpoint serves, has the endpoint's port, and is the only one of its instance name there. The endpoint is left out."},
+		{portConflict, "registries disagree about a port's protocol",
+			"The registry that is asked first wins: the policy folder, then the registries in the order of the server's configuration. Let them say the same, or let only one of them name the protocol."},
+		{workloadConflict, "registries declare one workload differently",
+			"The registry that is asked first declares it alone; the others' word on its health and labels still counts. Declare the workload in one place."},
+		{endpointConflict, "registries disagree about an endpoint",
+			"Labels are united; where two registries give one label, the weight or the locality different values, the registry that is asked first wins. Let them say the same, or let only one of them say it."},
+	}
+}
+
+// Explain returns the explanation of a code, and false if it is none of this package's.
+func Explain(code string) (Code, bool) {
+	all := Codes()
+	if i := slices.IndexFunc(all, func(c Code) bool { return c.Code == code }); i >= 0 {
+		return all[i], true
+	}
+	return Code{}, false
+}

@@ -1,0 +1,235 @@
+package registry
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+)
+
+// identity tells which endpoints of a service are one. A workload's is known by its key, so that it stays the same
+// when its host moves; any other by where it listens.
+type identity struct {
+	workload    WorkloadKey
+	listen      netip.AddrPort
+	servicePort uint16
+}
+
+func (e *Endpoint) identity() identity {
+	if e.Workload != nil {
+		return identity{workload: e.Workload.Key(), servicePort: e.ServicePort}
+	}
+	return e.place()
+}
+
+// place is the identity of an endpoint that is no workload's.
+func (e *Endpoint) place() identity {
+	return identity{listen: netip.AddrPortFrom(e.Address, e.Port), servicePort: e.ServicePort}
+}
+
+// joint is one endpoint in the making.
+type joint struct {
+	Endpoint
+	by string // the set that was heard first; empty until one was
+}
+
+// joiner merges the endpoints of one service.
+type joiner struct {
+	joints []*joint
+	byID   map[identity]*joint
+	// places finds workloads' endpoints by where they listen: another registry may know no more of them than
+	// that. Several instances on one host share a place.
+	places map[identity][]*joint
+	owners map[WorkloadKey]owner
+	d      *dissent
+}
+
+// owner is the set that declares a workload: the first that names it.
+type owner struct {
+	source string
+	*Workload
+	told bool // that another set declares it otherwise
+}
+
+// mergeEndpoints unites the endpoints, sorted. Those that are equal to one in old, as Merge gave it, keep its pointer.
+func mergeEndpoints(parts []part, old []*Endpoint, health HealthMap, d *dissent) []*Endpoint {
+	j := &joiner{byID: map[identity]*joint{}, d: d}
+	j.declare(parts, old)
+	for _, p := range parts {
+		for _, e := range p.Endpoints {
+			j.hear(p, e)
+		}
+	}
+	out := make([]*Endpoint, 0, len(j.joints))
+	for _, t := range j.joints {
+		if t.Workload != nil {
+			t.hearHealth(health[t.Workload.Key()])
+		}
+		out = append(out, &t.Endpoint)
+	}
+	slices.SortFunc(out, (*Endpoint).compare)
+	keep(out, old)
+	return out
+}
+
+// declare decides which set declares each workload, and makes the endpoints that it says the workload has.
+func (j *joiner) declare(parts []part, old []*Endpoint) {
+	var was map[WorkloadKey]*Workload
+	for _, p := range parts {
+		for _, e := range p.Endpoints {
+			if e.Workload == nil {
+				continue
+			}
+			if was == nil {
+				was = workloads(old)
+				j.owners, j.places = map[WorkloadKey]owner{}, map[identity][]*joint{}
+			}
+			j.declareOne(p, e, was)
+		}
+	}
+}
+
+func (j *joiner) declareOne(p part, e *Endpoint, was map[WorkloadKey]*Workload) {
+	key := e.Workload.Key()
+	o, known := j.owners[key]
+	if !known {
+		o = owner{source: p.source, Workload: e.Workload}
+		if w := was[key]; w != nil && (w == e.Workload || reflect.DeepEqual(w, e.Workload)) {
+			o.Workload = w
+		}
+		j.owners[key] = o
+	}
+	if o.source != p.source {
+		if !o.told && !o.sameAs(e.Workload) {
+			j.d.workloads = append(j.d.workloads, fmt.Sprintf("%s declares workload %s otherwise than %s", p.source, key, o.source))
+			o.told = true
+			j.owners[key] = o
+		}
+		return
+	}
+	id := e.identity()
+	if j.byID[id] != nil {
+		return
+	}
+	t := &joint{Endpoint: Endpoint{Address: e.Address, Port: e.Port, ServicePort: e.ServicePort, Workload: o.Workload}}
+	j.joints = append(j.joints, t)
+	j.byID[id] = t
+	j.places[e.place()] = append(j.places[e.place()], t)
+}
+
+// sameAs reports whether two declarations agree, wherever they stand.
+func (o owner) sameAs(w *Workload) bool {
+	a, b := *o.Workload, *w
+	a.Origin, b.Origin = "", ""
+	return reflect.DeepEqual(a, b)
+}
+
+// workloads returns the workloads of endpoints.
+func workloads(endpoints []*Endpoint) map[WorkloadKey]*Workload {
+	m := map[WorkloadKey]*Workload{}
+	for _, e := range endpoints {
+		if e.Workload != nil {
+			m[e.Workload.Key()] = e.Workload
+		}
+	}
+	return m
+}
+
+// hear takes in what a set says about one endpoint.
+func (j *joiner) hear(p part, e *Endpoint) {
+	id := e.identity()
+	if t := j.byID[id]; t != nil {
+		t.hear(p, e, j.d)
+		return
+	}
+	if e.Workload != nil { // a port that the set which declares the workload does not give it
+		return
+	}
+	if there := j.places[id]; len(there) > 0 {
+		for _, t := range there {
+			t.hear(p, e, j.d)
+		}
+		return
+	}
+	t := &joint{Endpoint: Endpoint{Address: e.Address, Port: e.Port, ServicePort: e.ServicePort}}
+	j.joints = append(j.joints, t)
+	j.byID[id] = t
+	t.hear(p, e, j.d)
+}
+
+// hear adds what a set says to what those before it said.
+func (t *joint) hear(p part, e *Endpoint, d *dissent) {
+	t.Sources = unite(t.Sources, p.sources)
+	if t.by == "" {
+		t.by = p.source
+		t.Meta, t.Weight, t.Locality, t.Health, t.Reason = e.Meta, e.Weight, e.Locality, e.Health, e.Reason
+		return
+	}
+	disagree := func(about string, first, then any) {
+		d.endpoints = append(d.endpoints, fmt.Sprintf("%s of endpoint %s is %v by %s, but %v by %s", about, &t.Endpoint, first, t.by, then, p.source))
+	}
+	if e.Workload != nil && (t.Address != e.Address || t.Port != e.Port) {
+		disagree("the place", &t.Endpoint, e)
+	}
+	t.hearMeta(e.Meta, disagree)
+	if differ(t.Weight, e.Weight) {
+		disagree("the weight", t.Weight, e.Weight)
+	}
+	if differ(t.Locality, e.Locality) {
+		disagree("the locality", t.Locality, e.Locality)
+	}
+	t.Weight = cmp.Or(t.Weight, e.Weight)
+	t.Locality = cmp.Or(t.Locality, e.Locality)
+	t.hearHealth(HealthWord{e.Health, e.Reason})
+}
+
+// hearMeta adds the labels that are not known yet.
+func (t *joint) hearMeta(meta map[string]string, disagree func(about string, first, then any)) {
+	var add map[string]string
+	for _, k := range slices.Sorted(maps.Keys(meta)) {
+		known, ok := t.Meta[k]
+		switch {
+		case !ok && add == nil:
+			add = map[string]string{k: meta[k]}
+		case !ok:
+			add[k] = meta[k]
+		case known != meta[k]:
+			disagree(fmt.Sprintf("meta %q", k), fmt.Sprintf("%q", known), fmt.Sprintf("%q", meta[k]))
+		}
+	}
+	if add != nil {
+		maps.Copy(add, t.Meta) // t.Meta belongs to the set that was heard first
+		t.Meta = add
+	}
+}
+
+// hearHealth lets the worse word hold: an endpoint takes requests only if nobody objects.
+func (t *joint) hearHealth(w HealthWord) {
+	if badness(w.Health) > badness(t.Health) {
+		t.Health, t.Reason = w.Health, w.Reason
+	}
+}
+
+func badness(h Health) int { return slices.Index([]Health{"", Healthy, Draining, Unhealthy}, h) }
+
+// keep puts the pointers in old in place of equal endpoints in now. Both are sorted.
+func keep(now, old []*Endpoint) {
+	i := 0
+	for j, e := range now {
+		for i < len(old) && old[i].compare(e) < 0 {
+			i++
+		}
+		if i < len(old) && old[i].equal(e) {
+			now[j] = old[i]
+		}
+	}
+}
+
+// equal compares by value, workloads by pointer.
+func (e *Endpoint) equal(o *Endpoint) bool {
+	return e.Address == o.Address && e.Port == o.Port && e.ServicePort == o.ServicePort && e.Weight == o.Weight &&
+		e.Locality == o.Locality && e.Health == o.Health && e.Reason == o.Reason && e.Workload == o.Workload &&
+		maps.Equal(e.Meta, o.Meta) && slices.Equal(e.Sources, o.Sources)
+}
