@@ -2,6 +2,9 @@ package registry
 
 import "slices"
 
+// PortConflict is the code of a diagnostic about a port that is given two protocols.
+const PortConflict = "W4201"
+
 // The codes of diagnostics.
 const (
 	sourceFailed     = "W4001"
@@ -13,7 +16,6 @@ const (
 	badEndpoint      = "W4105"
 	badMeta          = "W4106"
 	badWorkload      = "W4107"
-	portConflict     = "W4201"
 	workloadConflict = "W4202"
 	endpointConflict = "W4203"
 )
@@ -46,8 +48,8 @@ func Codes() []Code {
 			"Keys and values are UTF-8, at most 64 of them and 4 KiB in all. The endpoint is left out: without its labels it could end up in the wrong subset."},
 		{badWorkload, "an endpoint's workload cannot be used",
 			"A workload runs on a host with a name and an address, belongs to the service that its endpoint serves, has the endpoint's port, and is the only one of its instance name there. The endpoint is left out."},
-		{portConflict, "registries disagree about a port's protocol",
-			"The registry that is asked first wins: the policy folder, then the registries in the order of the server's configuration. Let them say the same, or let only one of them name the protocol."},
+		{PortConflict, "a port is given two protocols",
+			"Two registries, or two blocks of one, disagree. The one that is asked first wins: the policy folder, then the registries in the order of the server's configuration. Let them say the same, or let only one of them name the protocol."},
 		{workloadConflict, "registries declare one workload differently",
 			"The registry that is asked first declares it alone; the others' word on its health and labels still counts. Declare the workload in one place."},
 		{endpointConflict, "registries disagree about an endpoint",

@@ -112,7 +112,7 @@ func (d *dissent) diagnostics(parts []part) []Diagnostic {
 		out = append(out, Diagnostic{Severity: Warning, Code: code, Summary: summary, Detail: detail, Origin: parts[0].Origin})
 	}
 	first := fmt.Sprintf("%s is asked first and its word holds.", parts[0].source)
-	add(portConflict, d.ports, first+" Let them say the same, or let only one of them name the protocol.")
+	add(PortConflict, d.ports, first+" Let them say the same, or let only one of them name the protocol.")
 	add(workloadConflict, d.workloads, "The registry that is asked first declares the workload alone. Declare it in one place.")
 	add(endpointConflict, d.endpoints, "The registry that is asked first wins. Let them say the same, or let only one of them say it.")
 	return out

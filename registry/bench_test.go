@@ -1,0 +1,75 @@
+package registry
+
+import (
+	"fmt"
+	"testing"
+)
+
+// BenchmarkMerge changes one endpoint of one service, again and again.
+func BenchmarkMerge(b *testing.B) {
+	for _, n := range []int{1000, 10_000} {
+		b.Run(fmt.Sprintf("one endpoint, services=%d", n), func(b *testing.B) {
+			all := many(n)
+			fewer := without(all, n/2)
+			quiet := Set{"policy", many(n)[:n/2]}
+			c := Merge(nil, []Set{quiet, {"r", all}}, nil)
+			b.ReportAllocs()
+			for b.Loop() {
+				all, fewer = fewer, all
+				c = Merge(c, []Set{quiet, {"r", all}}, nil)
+				if len(c.Changed) != 1 {
+					b.Fatalf("%d services changed", len(c.Changed))
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("from nothing, services=%d", n), func(b *testing.B) {
+			sets := []Set{{"r", many(n)}}
+			b.ReportAllocs()
+			for b.Loop() {
+				Merge(nil, sets, nil)
+			}
+		})
+	}
+}
+
+// BenchmarkHealth changes the health of one workload among many.
+func BenchmarkHealth(b *testing.B) {
+	const n = 3000
+	services := make([]*Service, 0, n)
+	var words [2]HealthMap
+	words[0], words[1] = HealthMap{}, HealthMap{}
+	for i := range n {
+		name := fmt.Sprintf("svc-%05d", i)
+		e := inside(name, "h1", "10.0.0.1", "")
+		services = append(services, service(name, e))
+		words[0][e.Workload.Key()] = HealthWord{Health: Healthy}
+		words[1][e.Workload.Key()] = HealthWord{Health: Healthy}
+	}
+	words[1][services[n/2].Endpoints[0].Workload.Key()] = HealthWord{Health: Unhealthy}
+	sets := []Set{{"r", services}}
+	c := Merge(nil, sets, words[0])
+	i := 0
+	for b.Loop() {
+		i = 1 - i
+		c = Merge(c, sets, words[i])
+		if len(c.Changed) != 1 {
+			b.Fatalf("%d services changed", len(c.Changed))
+		}
+	}
+}
+
+// BenchmarkCheck checks a set in which one service is new.
+func BenchmarkCheck(b *testing.B) {
+	for _, n := range []int{1000, 10_000} {
+		b.Run(fmt.Sprintf("services=%d", n), func(b *testing.B) {
+			all := many(n)
+			fewer := without(all, n/2)
+			c := checked{}.next("r", all)
+			b.ReportAllocs()
+			for b.Loop() {
+				all, fewer = fewer, all
+				c = c.next("r", all)
+			}
+		})
+	}
+}

@@ -1,0 +1,14 @@
+// Package builtin is the list of registry drivers that are compiled in. A new driver is one folder and one line here.
+package builtin
+
+import (
+	"github.com/wattle-mesh/wattle/registry"
+	"github.com/wattle-mesh/wattle/registry/static"
+)
+
+// Drivers returns the drivers, sorted by type.
+func Drivers() []registry.Driver {
+	return []registry.Driver{
+		static.Driver(),
+	}
+}

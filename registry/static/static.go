@@ -1,0 +1,78 @@
+package static
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/gohcl"
+
+	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/registry"
+)
+
+// Driver makes Sources of folders: registry "static" "files" { path = "services" }.
+func Driver() registry.Driver { return registry.Driver{Type: "static", New: open} }
+
+// body is the body of a registry block.
+type body struct {
+	Path string `hcl:"path"` // the folder; relative to the server's configuration file
+}
+
+func open(b hcl.Body, o registry.DriverOptions) (registry.Source, hcl.Diagnostics) {
+	var c body
+	if diags := gohcl.DecodeBody(b, o.Eval, &c); diags.HasErrors() {
+		return nil, diags
+	}
+	if c.Path == "" {
+		at := b.MissingItemRange()
+		return nil, hcl.Diagnostics{{Severity: hcl.DiagError, Summary: "Empty path", Detail: "Name the folder that holds the service files.", Subject: &at}}
+	}
+	dir := c.Path
+	if !filepath.IsAbs(dir) {
+		dir = filepath.Join(o.Dir, dir)
+	}
+	s := &Source{dir: dir, name: c.Path, log: o.Log, report: o.Report}
+	if s.report == nil {
+		s.report = func([]registry.Diagnostic) {}
+	}
+	return s, nil
+}
+
+// Source watches a folder of host and service blocks. A folder that cannot be loaded as a whole changes nothing:
+// what is wrong is reported, and the last set stays until it is mended.
+type Source struct {
+	dir, name string
+	log       *slog.Logger
+	report    func([]registry.Diagnostic)
+}
+
+// Run implements registry.Source.
+func (s *Source) Run(ctx context.Context, publish func([]*registry.Service)) error {
+	loader := configs.NewLoader(configs.Options{})
+	var memo Memo
+	return configs.Watch(ctx, s.dir, func() {
+		policy, diags := loader.LoadServices(s.dir)
+		if diags.HasErrors() {
+			s.log.Debug("static registry folder does not load", "dir", s.dir, "errors", diags.Error())
+			s.tell(diags)
+			return
+		}
+		services := memo.Services(policy)
+		s.tell(append(diags[:len(diags):len(diags)], loader.Locate(memo.Diagnostics())...))
+		publish(services)
+	})
+}
+
+// tell reports what is wrong with the files.
+func (s *Source) tell(ds configs.Diagnostics) {
+	out := make([]registry.Diagnostic, len(ds))
+	for i, d := range ds {
+		out[i] = registry.Diagnostic{
+			Severity: registry.Severity(d.Severity), Code: d.Code, Summary: d.Summary, Detail: d.Detail,
+			Origin: filepath.Join(s.name, d.Origin()),
+		}
+	}
+	s.report(out)
+}
