@@ -1,0 +1,85 @@
+# Targets with a "##" text are listed by make help.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+STATIC  := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+PROTOS  := $(shell git ls-files '*.proto' 2>/dev/null)
+
+# BENCH_SHORT=1 runs each measurement for a short time only. PKG narrows test, golden and fuzz down.
+BENCH_FLAGS ?= $(if $(BENCH_SHORT),-short)
+FUZZTIME    ?= 20s
+PKG         ?= ./...
+
+.PHONY: help
+help: ## List the targets
+	@echo "usage: make TARGET"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/wattle, a static binary
+	$(STATIC) -o bin/wattle ./cmd/wattle
+
+.PHONY: bin/bookinfo
+bin/bookinfo:
+	$(STATIC) -o $@ ./examples/bookinfo/app
+
+.PHONY: demo
+demo: envoy build bin/bookinfo ## Run examples/bookinfo on loopback addresses until Ctrl-C; needs no root
+	@bin/wattle dev examples/bookinfo
+
+.PHONY: test
+test: envoy ## Run all tests, with the race detector and real Envoys
+	go test -race -timeout 20m $(PKG)
+
+.PHONY: bench
+bench: ## Measure the speed table and write .bench/results.json; BENCH_SHORT=1 for a quick look
+	@mkdir -p .bench
+	go run ./test/bench $(BENCH_FLAGS)
+
+.PHONY: lint
+lint: .bin/staticcheck ## Check format, vet, staticcheck, go.mod, the import rules, the examples
+	@echo gofmt -l .
+	@files=$$(gofmt -l .); [ -z "$$files" ] || { echo "$$files"; echo "not formatted: run gofmt -w on them"; exit 1; }
+	go vet ./...
+	.bin/staticcheck ./...
+	go mod tidy -diff
+	go test ./internal/archtest
+	go run ./cmd/wattle fmt -check examples
+
+.PHONY: golden
+golden: ## Write the golden files anew; git diff shows the effect
+	WATTLE_GOLDEN=write go test $(PKG)
+
+.PHONY: fuzz
+fuzz: ## Fuzz every fuzz target for FUZZTIME (20s)
+	@go list $(PKG) | while read -r package; do \
+		go test -list '^Fuzz' "$$package" | { grep '^Fuzz' || true; } | while read -r target; do \
+			echo "$$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$package" </dev/null; \
+		done; \
+	done
+
+.PHONY: tools
+tools: envoy .bin/staticcheck ## Fetch Envoy 1.40.0 and build the linter once, into the cache; link them from .bin
+
+.PHONY: envoy
+envoy:
+	@tools/envoy.sh
+
+.PHONY: .bin/staticcheck
+.bin/staticcheck:
+	@tools/gotool.sh staticcheck
+
+.PHONY: generate
+generate: ## Generate Go from the .proto files; needs protoc (Debian: protobuf-compiler)
+	@tools/gotool.sh protoc-gen-go protoc-gen-go-grpc
+	PATH="$(CURDIR)/.bin:$$PATH" protoc -I . --go_out=. --go_opt=paths=source_relative \
+		--go-grpc_out=. --go-grpc_opt=paths=source_relative $(PROTOS)
+
+.PHONY: clean
+clean: ## Remove what was built and measured here; the cache stays
+	rm -rf bin .bin .bench .lab
