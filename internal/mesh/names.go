@@ -33,3 +33,18 @@ func gatewayProxyID(host, namespace, name string) string {
 	}
 	return host + "/gw-" + name
 }
+
+// gatewayRouteName returns "gw/default/public/http".
+func gatewayRouteName(gateway registry.Name, server string) string {
+	return "gw/" + gateway.String() + "/" + server
+}
+
+// identity is the SPIFFE id of a service's workloads.
+func (r *resolver) identity(n registry.Name) string {
+	return fmt.Sprintf("spiffe://%s/ns/%s/svc/%s", r.pol.Mesh.TrustDomain, n.Namespace, n.Name)
+}
+
+// gatewayIdentity is the SPIFFE id of a gateway.
+func (r *resolver) gatewayIdentity(n registry.Name) string {
+	return fmt.Sprintf("spiffe://%s/ns/%s/gateway/%s", r.pol.Mesh.TrustDomain, n.Namespace, n.Name)
+}

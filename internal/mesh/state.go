@@ -1,4 +1,102 @@
 package mesh
 
-// state is what a view remembers of its inputs, and the inverted indexes over them. Immutable.
-type state struct{}
+import (
+	"cmp"
+	"strings"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+
+	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/registry"
+)
+
+// state is what a view remembers of its inputs, and the inverted indexes over them. Immutable. Keys of
+// services and gateways are "namespace/name", those of workloads WorkloadKey.String().
+type state struct {
+	catalog *registry.Catalog
+	policy  *configs.Policy
+
+	steered  *iradix.Tree[[]*configs.VirtualService]  // service -> those that route its callers' requests
+	ruled    *iradix.Tree[[]*configs.DestinationRule] // service -> those for it
+	attached *iradix.Tree[[]*configs.VirtualService]  // gateway -> those it serves
+
+	sources *iradix.Tree[*source]    // source.key -> what its routes refer to
+	users   *iradix.Tree[[]sourceID] // service -> the sources whose routes refer to it
+
+	workloads *iradix.Tree[*Workload]
+	onHost    *iradix.Tree[[]string]        // host -> workloads
+	atAddress *iradix.Tree[[]string]        // address of a host -> workloads
+	callers   *iradix.Tree[[]string]        // service -> workloads that have it as an upstream
+	members   *iradix.Tree[[]string]        // scope -> workloads
+	outside   *iradix.Tree[[]registry.Name] // address -> services with an endpoint there that no workload stands for
+	runOn     *iradix.Tree[[]registry.Name] // host -> gateways
+
+	notes *iradix.Tree[[]note] // what is wrong, by the thing that was resolved
+	list  configs.Diagnostics  // of notes, as Resolve returned it
+}
+
+// source is what has routes of its own: a service with a virtual service, or a gateway.
+type sourceID struct {
+	gateway bool
+	registry.Name
+}
+
+func (id sourceID) key() string {
+	if id.gateway {
+		return "gateway " + id.Name.String()
+	}
+	return "service " + id.Name.String()
+}
+
+func compareSources(a, b sourceID) int {
+	if a.gateway != b.gateway {
+		if a.gateway {
+			return 1
+		}
+		return -1
+	}
+	return a.Name.Compare(b.Name)
+}
+
+// source is what the routes of one of them refer to.
+type source struct {
+	targets []registry.Name // services, known or not; sorted
+	subsets []ClusterRef    // those that exist and have a subset; sorted
+}
+
+// wants returns the subsets of service n that the source uses.
+func (s *source) wants(n registry.Name) []ClusterRef {
+	if s == nil {
+		return nil
+	}
+	lo := 0
+	for lo < len(s.subsets) && s.subsets[lo].Service.Compare(n) < 0 {
+		lo++
+	}
+	hi := lo
+	for hi < len(s.subsets) && s.subsets[hi].Service == n {
+		hi++
+	}
+	return s.subsets[lo:hi]
+}
+
+// Compare orders by service, port and subset.
+func (c ClusterRef) Compare(o ClusterRef) int {
+	return cmp.Or(c.Service.Compare(o.Service), cmp.Compare(c.Port, o.Port), strings.Compare(c.Subset, o.Subset))
+}
+
+func compareBlocks(a, b configs.Block) int {
+	return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+}
+
+func compareVirtualServices(a, b *configs.VirtualService) int {
+	return compareBlocks(a.Block, b.Block)
+}
+func compareRules(a, b *configs.DestinationRule) int { return compareBlocks(a.Block, b.Block) }
+func compareGateways(a, b *configs.Gateway) int      { return compareBlocks(a.Block, b.Block) }
+func compareHosts(a, b *configs.Host) int            { return strings.Compare(a.Name, b.Name) }
+
+// blockName is the name of a block as services and gateways have it.
+func blockName(b configs.Block) registry.Name {
+	return registry.Name{Namespace: b.Namespace, Name: b.Name}
+}

@@ -73,9 +73,9 @@ type Port struct {
 	Service   registry.Name
 	Number    uint16
 	Protocol  registry.Protocol // TCP if no registry knows it
-	Routes    *Routes        // nil unless Protocol.IsHTTP
-	Clusters  []*Cluster     // the whole service first, then by name those subsets that some route uses
-	Endpoints []*EndpointSet // one per cluster, same order
+	Routes    *Routes           // nil unless Protocol.IsHTTP
+	Clusters  []*Cluster        // the whole service first, then by name those subsets that some route uses
+	Endpoints []*EndpointSet    // one per cluster, same order
 	// Uses lists every cluster that calls to this port can reach: what Routes refers to (but nothing Missing), or Clusters[0]. Sorted, without repeats.
 	Uses []ClusterRef
 }

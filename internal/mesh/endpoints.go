@@ -1,0 +1,146 @@
+package mesh
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/wattle-mesh/wattle/registry"
+)
+
+// placement is where the endpoints of one service are called.
+type placement struct {
+	service *registry.Service
+	all     []placed // sorted by service port, address, port, mTLS first
+	notes   []note
+}
+
+// placed is one endpoint as its callers reach it.
+type placed struct {
+	Endpoint
+	from     *registry.Endpoint
+	workload registry.WorkloadKey // zero outside the mesh
+}
+
+// placeEndpoints decides for each endpoint of a service where it is called: a workload at its host's mesh port,
+// any other at its own address. What cannot be called safely is left out and noted.
+func (r *resolver) placeEndpoints(s *registry.Service) *placement {
+	out := &placement{service: s, all: make([]placed, 0, len(s.Endpoints))}
+	for _, e := range s.Endpoints {
+		if e.ServicePort == 0 && e.Workload != nil {
+			continue // stands for a workload without ports, which only calls
+		}
+		if !slices.ContainsFunc(s.Ports, func(p registry.Port) bool { return p.Number == e.ServicePort }) {
+			out.notes = append(out.notes, portNotServed(s, e))
+			continue
+		}
+		if p, ok := r.placeEndpoint(s, e, out); ok {
+			out.all = append(out.all, p)
+		}
+	}
+	slices.SortStableFunc(out.all, comparePlaced)
+	return out
+}
+
+func comparePlaced(a, b placed) int {
+	if c := cmp.Or(cmp.Compare(a.from.ServicePort, b.from.ServicePort), a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port)); c != 0 || a.MTLS == b.MTLS {
+		return c
+	}
+	if a.MTLS {
+		return -1
+	}
+	return 1
+}
+
+func (r *resolver) placeEndpoint(s *registry.Service, e *registry.Endpoint, out *placement) (placed, bool) {
+	p := placed{from: e, Endpoint: Endpoint{
+		Address: e.Address, Port: e.Port, Weight: max(e.Weight, 1), Health: cmp.Or(e.Health, registry.Healthy), Locality: e.Locality,
+	}}
+	var w *Workload
+	if e.Workload != nil {
+		if e.Workload.Service != s.Name {
+			out.notes = append(out.notes, foreignWorkload(s, e, e.Workload))
+			return p, false
+		}
+		w = r.workloads.get(e.Workload.Key().String())
+	} else if w = r.occupant(s.Name, e); w != nil && (w.Service != s.Name || !serves(w, e.ServicePort)) {
+		out.notes = append(out.notes, foreignWorkload(s, e, w.Workload))
+		return p, false
+	}
+	if w == nil {
+		return p, true
+	}
+	p.workload = w.Key()
+	p.Address, p.Port, p.MTLS = w.Host.Address, w.MeshPort, true
+	return p, w.MeshPort != 0 // without a mesh port it is left out, which is noted once for all of them
+}
+
+// occupant returns the workload that is behind the address and port of an endpoint of service n, though no
+// registry said so: the one that listens exactly there, else one whose port has that number, of n if possible.
+func (r *resolver) occupant(n registry.Name, e *registry.Endpoint) *Workload {
+	var found *Workload
+	for _, key := range r.atAddress.get(e.Address.String()) {
+		w := r.workloads.get(key)
+		for _, p := range w.Ports {
+			if p.Local == netip.AddrPortFrom(e.Address, e.Port) {
+				return w
+			}
+			if p.Number == e.Port && (found == nil || w.Service == n && found.Service != n) {
+				found = w
+			}
+		}
+	}
+	return found
+}
+
+func serves(w *Workload, port uint16) bool {
+	return slices.ContainsFunc(w.Ports, func(p registry.WorkloadPort) bool { return p.Number == port })
+}
+
+// endpointSets makes the sets of a port, one for each cluster. Those that are as they were keep their pointer.
+func (b *serviceBuilder) endpointSets(p *Port, old []*EndpointSet) []*EndpointSet {
+	if b.endpoints == nil {
+		b.endpoints = b.r.placeEndpoints(b.s)
+	}
+	out := make([]*EndpointSet, len(p.Clusters))
+	for i, c := range p.Clusters {
+		var labels map[string]string
+		if s := subsetOf(b.r.ruleOf(p.Service), c.Subset); s != nil {
+			labels = s.Labels
+		}
+		out[i] = &EndpointSet{ClusterRef: c.ClusterRef, Endpoints: b.endpoints.choose(p.Number, labels, c.Subset == "")}
+	}
+	return keep(out, old, func(a, b *EndpointSet) bool {
+		return a.ClusterRef == b.ClusterRef && slices.Equal(a.Endpoints, b.Endpoints)
+	})
+}
+
+// choose returns the endpoints of one port that have all labels. Envoy keeps one endpoint of an address and port
+// in a cluster, so that one is kept here.
+func (p *placement) choose(port uint16, labels map[string]string, whole bool) []Endpoint {
+	var out []Endpoint
+	var last *placed
+	for i := range p.all {
+		e := &p.all[i]
+		if e.from.ServicePort != port || !hasLabels(e.from.Meta, labels) {
+			continue
+		}
+		if last != nil && last.Address == e.Address && last.Port == e.Port {
+			if whole && (last.workload != e.workload || !e.MTLS) {
+				p.notes = append(p.notes, sameAddress(p.service, last, e))
+			}
+			continue
+		}
+		out, last = append(out, e.Endpoint), e
+	}
+	return slices.Clip(out)
+}
+
+func hasLabels(meta, labels map[string]string) bool {
+	for k, v := range labels {
+		if got, ok := meta[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
