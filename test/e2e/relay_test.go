@@ -1,0 +1,117 @@
+package e2e
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+	grpcstatus "google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/wattle-mesh/wattle/internal/api/apipb"
+)
+
+// relay stands between an agent and the server and passes everything on, but lets the signing of one identity fail.
+// Towards the server it uses the node's own certificate, towards the agent the server's.
+type relay struct {
+	server  grpc.ClientConnInterface
+	refused atomic.Value // string: the identity
+}
+
+// listen serves the relay at addr until the test ends.
+func (r *relay) listen(t *testing.T, addr string, cert tls.Certificate) {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert})),
+		grpc.UnknownServiceHandler(r.pass), grpc.ForceServerCodecV2(raw{}))
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(l) }()
+	t.Cleanup(func() {
+		srv.Stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// pass carries one call, of whatever kind, in both directions.
+func (r *relay) pass(_ any, agent grpc.ServerStream) error {
+	method, _ := grpc.MethodFromServerStream(agent)
+	ctx, cancel := context.WithCancel(agent.Context())
+	defer cancel()
+	md, _ := metadata.FromIncomingContext(ctx)
+	server, err := r.server.NewStream(metadata.NewOutgoingContext(ctx, md), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method, grpc.ForceCodecV2(raw{}))
+	if err != nil {
+		return err
+	}
+	refusal := make(chan error, 1)
+	go r.up(method, agent, server, func(err error) { refusal <- err; cancel() })
+	for {
+		var m message
+		if err := server.RecvMsg(&m); err != nil {
+			select {
+			case err = <-refusal:
+			default:
+			}
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		if err := agent.SendMsg(&m); err != nil {
+			return err
+		}
+	}
+}
+
+// up carries what the agent says, until the call ends.
+func (r *relay) up(method string, agent grpc.ServerStream, server grpc.ClientStream, refuse func(error)) {
+	for {
+		var m message
+		if err := agent.RecvMsg(&m); err != nil {
+			_ = server.CloseSend() // if the agent is gone, the call's context says so to the server
+			return
+		}
+		var sign apipb.SignRequest
+		if method == apipb.Node_Sign_FullMethodName && proto.Unmarshal(m, &sign) == nil && sign.GetIdentity() == r.refused.Load() {
+			refuse(grpcstatus.Errorf(codes.PermissionDenied, "%s: not today", sign.GetIdentity()))
+			return
+		}
+		if server.SendMsg(&m) != nil {
+			return // RecvMsg says why
+		}
+	}
+}
+
+// message is one encoded message.
+type message []byte
+
+// raw leaves messages as they are.
+type raw struct{}
+
+var _ encoding.CodecV2 = raw{}
+
+func (raw) Name() string { return "proto" }
+
+func (raw) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(*v.(*message))}, nil
+}
+
+func (raw) Unmarshal(data mem.BufferSlice, v any) error {
+	*v.(*message) = data.Materialize()
+	return nil
+}
