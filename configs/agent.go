@@ -13,9 +13,11 @@ type Agent struct {
 	SourceAddress netip.Addr `json:"source_address"` // local address to connect from; invalid: the system's choice
 	Token         string     `json:"token,omitempty"`
 	TokenFile     string     `json:"token_file,omitempty"`
-	Envoy         string     `json:"envoy"`      // path or name of the Envoy binary
-	LogLevel      string     `json:"log_level"`  // debug, info, warn, error
-	LogFormat     string     `json:"log_format"` // text, json
+	Envoy         string     `json:"envoy"`        // path or name of the Envoy binary; empty: $ENVOY, .bin/envoy or envoy on PATH
+	Concurrency   uint32     `json:"concurrency"`  // worker threads of each Envoy; zero: 2, or as many as there are processors if fewer
+	StopProxies   bool       `json:"stop_proxies"` // end the Envoys when the agent is ended in good order; default false: they live on
+	LogLevel      string     `json:"log_level"`    // debug, info, warn, error
+	LogFormat     string     `json:"log_format"`   // text, json
 }
 
 // LoadAgent reads an agent's configuration file.
