@@ -3,13 +3,14 @@ package mesh
 import (
 	"fmt"
 
+	"github.com/wattle-mesh/wattle/internal/spiffe"
 	"github.com/wattle-mesh/wattle/registry"
 )
 
 // defaultNamespace is left out of the names of gateway proxies.
 const defaultNamespace = "default"
 
-// String returns "reviews.default:9080" or "reviews.default:9080|v1": the cluster's name in Envoy.
+// clusterName returns "reviews.default:9080" or "reviews.default:9080|v1": the cluster's name in Envoy.
 func clusterName(c ClusterRef) string {
 	s := portName(c.Service, c.Port)
 	if c.Subset != "" {
@@ -41,10 +42,10 @@ func gatewayRouteName(gateway registry.Name, server string) string {
 
 // identity is the SPIFFE id of a service's workloads.
 func (r *resolver) identity(n registry.Name) string {
-	return fmt.Sprintf("spiffe://%s/ns/%s/svc/%s", r.pol.Mesh.TrustDomain, n.Namespace, n.Name)
+	return spiffe.ForService(r.pol.Mesh.TrustDomain, n.Namespace, n.Name).String()
 }
 
 // gatewayIdentity is the SPIFFE id of a gateway.
 func (r *resolver) gatewayIdentity(n registry.Name) string {
-	return fmt.Sprintf("spiffe://%s/ns/%s/gateway/%s", r.pol.Mesh.TrustDomain, n.Namespace, n.Name)
+	return spiffe.ForGateway(r.pol.Mesh.TrustDomain, n.Namespace, n.Name).String()
 }

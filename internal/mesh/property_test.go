@@ -84,7 +84,7 @@ func TestAViewMadeStepByStepEqualsOneMadeFromNothing(t *testing.T) {
 		w := newWorld()
 		cat := w.catalog(nil)
 		view, _ := Resolve(nil, cat, w.policy())
-		for range rapid.IntRange(1, 12).Draw(t, "steps") {
+		for range rapid.IntRange(1, 30).Draw(t, "steps") {
 			what := ""
 			for range rapid.IntRange(1, 3).Draw(t, "changes") {
 				what += w.change(t) + "; "

@@ -94,9 +94,11 @@ func scopesOf(all []*Workload) []*Scope {
 	for _, w := range all {
 		out = append(out, w.Scope)
 	}
-	slices.SortFunc(out, func(a, b *Scope) int { return strings.Compare(a.Key, b.Key) })
+	slices.SortFunc(out, compareKeys)
 	return slices.Compact(out)
 }
+
+func compareKeys(a, b *Scope) int { return strings.Compare(a.Key, b.Key) }
 
 // bindConflicts finds listeners of one host that want the same address: of two callers, or of a caller and a gateway.
 func (r *resolver) bindConflicts(p *Proxy, gateways []registry.Name) []note {

@@ -149,11 +149,10 @@ func basePort(w *Workload) int {
 	return int(w.Host.MeshPort)
 }
 
-// setPort writes a workload's mesh port, zero for none.
+// setPort writes a workload's mesh port, zero for none. Its service is dirty already: a group changes only with it.
 func (r *resolver) setPort(w *Workload, port uint16) {
 	if w.MeshPort != port {
 		r.own(w.Key().String()).MeshPort = port
-		r.mark(w.Service).endpoints = true
 	}
 	if r.ports[w.Key()] == port {
 		return

@@ -57,7 +57,7 @@ func (w *world) catalog(prev *registry.Catalog) *registry.Catalog {
 var (
 	someNames    = []registry.Name{{Namespace: "default", Name: "a"}, {Namespace: "default", Name: "b"}, {Namespace: "default", Name: "bb"}, {Namespace: "shop", Name: "a"}}
 	someGateways = []registry.Name{{Namespace: "default", Name: "edge"}, {Namespace: "shop", Name: "edge"}}
-	someHosts    = []string{"h1", "h2", "h3"}
+	someHosts    = []string{"host1", "host2", "host3"}
 	someSubsets  = []string{"v1", "v2", "v3"}
 	somePorts    = []uint16{80, 81}
 )
@@ -79,6 +79,10 @@ func (w *world) change(t *rapid.T) string {
 		set(w.virtual, n, gone, func() *configs.VirtualService { return drawVirtualService(t, n) })
 		return "virtual_service " + n.String()
 	case 6:
+		if old := w.rules[n]; old != nil && rapid.Bool().Draw(t, "relabel") {
+			w.rules[n] = relabelled(t, old)
+			return "labels of destination_rule " + n.String()
+		}
 		set(w.rules, n, gone, func() *configs.DestinationRule { return drawRule(t, n) })
 		return "destination_rule " + n.String()
 	case 7:
@@ -182,9 +186,12 @@ func drawWorkload(t *rapid.T, s *registry.Service) *registry.Workload {
 		w.Service = rapid.SampledFrom(someNames).Draw(t, "identity")
 	}
 	h := rapid.IntRange(1, 3).Draw(t, "host")
-	w.Host = registry.Host{Name: fmt.Sprintf("h%d", h), Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(h)})}
+	w.Host = registry.Host{Name: fmt.Sprintf("host%d", h), Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(h)})}
+	if rapid.IntRange(0, 9).Draw(t, "shared") == 0 {
+		w.Host.Address = drawAddress(t)
+	}
 	if h == 3 {
-		w.Host.MeshPort = 65534 // leaves room for two
+		w.Host.MeshPort = 65535 // leaves room for one instance
 	}
 	for _, p := range s.Ports {
 		w.Ports = append(w.Ports, registry.WorkloadPort{Port: p, Local: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), p.Number)})
@@ -231,14 +238,23 @@ func drawVirtualService(t *rapid.T, n registry.Name) *configs.VirtualService {
 func drawRule(t *rapid.T, n registry.Name) *configs.DestinationRule {
 	d := &configs.DestinationRule{Block: configs.Block{Namespace: n.Namespace, Name: n.Name, Origin: drawOrigin(t)}, Host: drawRefs(t)[0]}
 	for _, s := range rapid.SliceOfNDistinct(rapid.SampledFrom(someSubsets), 0, 3, rapid.ID).Draw(t, "subsets") {
-		d.Subsets = append(d.Subsets, &configs.Subset{Name: s, Labels: map[string]string{"version": rapid.SampledFrom(someSubsets).Draw(t, "label")}})
+		d.Subsets = append(d.Subsets, &configs.Subset{Name: s})
 	}
-	return d
+	return relabelled(t, d)
+}
+
+func relabelled(t *rapid.T, d *configs.DestinationRule) *configs.DestinationRule {
+	c := *d
+	c.Subsets = nil
+	for _, s := range d.Subsets {
+		c.Subsets = append(c.Subsets, &configs.Subset{Name: s.Name, Labels: map[string]string{"version": rapid.SampledFrom(someSubsets).Draw(t, "label")}})
+	}
+	return &c
 }
 
 func drawGateway(t *rapid.T, n registry.Name) *configs.Gateway {
 	g := &configs.Gateway{Block: configs.Block{Namespace: n.Namespace, Name: n.Name, Origin: drawOrigin(t)}}
-	g.RunOn = rapid.SliceOfNDistinct(rapid.SampledFrom(append(someHosts, "h4")), 1, 2, rapid.ID).Draw(t, "run on")
+	g.RunOn = rapid.SliceOfNDistinct(rapid.SampledFrom(append(someHosts, "host4")), 1, 2, rapid.ID).Draw(t, "run on")
 	g.Servers = []*configs.GatewayServer{{
 		Name: "http", Bind: netip.MustParseAddrPort("127.0.0.1:8080"), Protocol: "http", Origin: drawOrigin(t),
 		Hosts: rapid.SampledFrom([][]string{{"*"}, {"*.example.com"}, {"a", "b"}}).Draw(t, "server hosts"),
