@@ -1,0 +1,26 @@
+// Package adapters is what a platform must do for a host's agent: a Plan of proxies in, running Envoys out. An
+// adapter knows processes or units, not how Envoy is configured.
+package adapters
+
+import "context"
+
+// An Adapter makes one platform run what plans say.
+type Adapter interface {
+	// Apply makes the platform match p, which is always the whole: what it does not name is ended. Equal plans
+	// change nothing, so it may be called again at any time, and is after an error. It returns when everything is
+	// under way, and is not called concurrently. A proxy that both the platform and p have is not disturbed.
+	Apply(ctx context.Context, p Plan) error
+}
+
+// Plan is every proxy that a host runs, sorted by name. Immutable.
+type Plan struct {
+	Proxies []Proxy
+}
+
+// Proxy is one Envoy.
+type Proxy struct {
+	ID   string // in the mesh: "h1/host"
+	Name string // on the host, fit for a file's name: "host", "gw-public"
+	// Bootstrap is what the Envoy starts with, as JSON. One that runs already keeps the bootstrap that it began with.
+	Bootstrap []byte
+}
