@@ -1,27 +1,70 @@
 package configs
 
-import "net/netip"
+import (
+	_ "embed" // the default file
+	"net/netip"
+	"path/filepath"
+	"slices"
+
+	"github.com/zclconf/go-cty/cty"
+)
 
 // Agent is the configuration of wattle agent.
 type Agent struct {
-	Node          string     `json:"node"`           // the host's name; empty: the token or certificate says it
+	Node          string     `json:"node,omitempty"` // the host's name; empty: the token or certificate says it
 	Servers       []string   `json:"server"`         // "host:port" of the servers, at least one
 	StateDir      string     `json:"state_dir"`      // keys and certificates
 	RunDir        string     `json:"run_dir"`        // sockets
-	ServicesDir   string     `json:"services_dir"`   // workloads registered by files; empty: none
+	ServicesDir   string     `json:"services_dir"`   // workloads registered by files; the folder may be missing
 	Address       netip.Addr `json:"address"`        // of this host, as others reach it; invalid: as the server sees it
 	SourceAddress netip.Addr `json:"source_address"` // local address to connect from; invalid: the system's choice
-	Token         string     `json:"token,omitempty"`
+	Token         string     `json:"-"`              // a secret
 	TokenFile     string     `json:"token_file,omitempty"`
-	Envoy         string     `json:"envoy"`        // path or name of the Envoy binary; empty: $ENVOY, .bin/envoy or envoy on PATH
-	Concurrency   uint32     `json:"concurrency"`  // worker threads of each Envoy; zero: 2, or as many as there are processors if fewer
-	StopProxies   bool       `json:"stop_proxies"` // end the Envoys when the agent is ended in good order; default false: they live on
-	LogLevel      string     `json:"log_level"`    // debug, info, warn, error
-	LogFormat     string     `json:"log_format"`   // text, json
+	Envoy         string     `json:"envoy"`      // path or name of the Envoy binary
+	LogLevel      string     `json:"log_level"`  // debug, info, warn, error
+	LogFormat     string     `json:"log_format"` // text, json
 }
 
-// LoadAgent reads an agent's configuration file.
-func LoadAgent(file string) (*Agent, Diagnostics) { return &Agent{}, nil }
+//go:embed agent.hcl
+var defaultAgent []byte
 
 // DefaultAgent returns the commented default file of the agent.
-func DefaultAgent() []byte { return nil }
+func DefaultAgent() []byte { return slices.Clone(defaultAgent) }
+
+// LoadAgent reads an agent's configuration file. The agent is nil if the diagnostics have errors. Relative paths
+// in it are relative to its folder.
+func LoadAgent(file string) (*Agent, Diagnostics) {
+	a, diags := loadFile(file, agentBlock)
+	if a != nil {
+		base := filepath.Dir(file)
+		a.StateDir, a.RunDir, a.ServicesDir = under(base, a.StateDir), under(base, a.RunDir), under(base, a.ServicesDir)
+		a.TokenFile = under(base, a.TokenFile)
+		if filepath.Base(a.Envoy) != a.Envoy { // a mere name is looked up in PATH
+			a.Envoy = under(base, a.Envoy)
+		}
+	}
+	return a, diags
+}
+
+var agentBlock = newBlock(block[Agent]{
+	doc: "An agent's configuration, mostly `/etc/wattle/agent.hcl`. Relative paths are relative to the file.",
+	attrs: []attr[Agent]{
+		field("node", hostName(), func(a *Agent) *string { return &a.Node }, "The host's name.").orText("the token's or certificate's"),
+		field("server", list(dialAddress(), 1), func(a *Agent) *[]string { return &a.Servers }, "The servers, tried in order.").must(),
+		field("state_dir", text(), func(a *Agent) *string { return &a.StateDir }, "Where the agent keeps keys and certificates. Only its user may read it.").or(cty.StringVal("/var/lib/wattle/agent")),
+		field("run_dir", text(), func(a *Agent) *string { return &a.RunDir }, "Where its sockets are.").or(cty.StringVal("/run/wattle")),
+		field("services_dir", text(), func(a *Agent) *string { return &a.ServicesDir }, "The folder of workloads that are registered by files.").or(cty.StringVal("/etc/wattle/services.d")),
+		field("address", address(), func(a *Agent) *netip.Addr { return &a.Address }, "The address of this host, as others reach it.").orText("as the server sees it"),
+		field("source_address", address(), func(a *Agent) *netip.Addr { return &a.SourceAddress }, "The local address to connect from.").orText("the system's choice"),
+		field("token", text(), func(a *Agent) *string { return &a.Token }, "The join token, for the first start. token_file keeps it out of this file."),
+		field("token_file", text(), func(a *Agent) *string { return &a.TokenFile }, "A file that holds the join token."),
+		field("envoy", text(), func(a *Agent) *string { return &a.Envoy }, "The Envoy binary: a path, or a name that is looked up in PATH.").or(cty.StringVal("envoy")),
+		logLevelAttr(func(a *Agent) *string { return &a.LogLevel }),
+		logFormatAttr(func(a *Agent) *string { return &a.LogFormat }),
+	},
+	finish: func(d *decoder, a *Agent) {
+		if a.Token != "" && a.TokenFile != "" {
+			d.report(d.at(d.frame, "token_file"), Error, codeExactlyOne, "both token and token_file", "Remove one of them.")
+		}
+	},
+})

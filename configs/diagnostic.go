@@ -29,7 +29,9 @@ type Diagnostic struct {
 	Column   int      `json:"column,omitempty"`  // from 1, in characters; zero: the whole line
 	Length   int      `json:"length,omitempty"`  // characters of Snippet that are meant, from Column
 	Context  string   `json:"context,omitempty"` // the block around it: `virtual_service "reviews"`
-	Snippet  string   `json:"snippet,omitempty"` // the source line
+	Snippet  string   `json:"snippet,omitempty"` // the source line; a part of it if it is very long
+	// SnippetColumn is the column that Snippet begins at; zero means 1.
+	SnippetColumn int `json:"snippet_column,omitempty"`
 }
 
 // NewDiagnostic is for the stages after this package: origin is the Origin of the block that is to blame
@@ -155,7 +157,7 @@ func (d Diagnostic) writeText(b *strings.Builder, color bool) {
 // writeSnippet writes the source line, and below it marks what is meant; on a colour terminal it underlines it instead.
 func (d Diagnostic) writeSnippet(b *strings.Builder, color bool) {
 	line := []rune(d.Snippet)
-	from := min(max(d.Column-1, 0), len(line))
+	from := min(max(d.Column-max(d.SnippetColumn, 1), 0), len(line))
 	to := min(from+d.Length, len(line))
 	if color {
 		fmt.Fprintf(b, "%4d: %s%s%s%s%s\n", d.Line, string(line[:from]), underline, string(line[from:to]), reset, string(line[to:]))

@@ -1,9 +1,19 @@
 package configs
 
 import (
+	_ "embed" // the default files
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
 )
 
 // Server is the configuration of wattle server.
@@ -16,9 +26,10 @@ type Server struct {
 	Registries []Registry `json:"registries"` // in the order of the file
 	LogLevel   string     `json:"log_level"`  // debug, info, warn, error
 	LogFormat  string     `json:"log_format"` // text, json
+	registries []*Registry
 }
 
-// Registry is one registry block. Its driver decodes Body with Eval.
+// Registry is one registry block. Its driver decodes Body with Eval; sync_timeout is no longer in it.
 type Registry struct {
 	Type        string           `json:"type"` // the first label: which driver
 	Name        string           `json:"name"` // the second label
@@ -26,20 +37,193 @@ type Registry struct {
 	Body        hcl.Body         `json:"-"`
 	Eval        *hcl.EvalContext `json:"-"`
 	Origin      string           `json:"origin,omitempty"`
-	file        *source
+	src         *source
+	frame       *frame
 }
 
-// Diagnostics translates what a driver found in Body.
-func (r *Registry) Diagnostics(ds hcl.Diagnostics) Diagnostics { return nil }
-
-// source is a file that was read.
-type source struct {
-	path string // relative to the loaded folder
-	data []byte
+// Diagnostics translates what a driver found wrong in Body.
+func (r *Registry) Diagnostics(ds hcl.Diagnostics) Diagnostics {
+	var out Diagnostics
+	for _, h := range ds {
+		out = append(out, translate(r.src, r.frame, h, hclCode(h.Summary)))
+	}
+	return out
 }
 
-// LoadServer reads a server's configuration file.
-func LoadServer(file string) (*Server, Diagnostics) { return &Server{}, nil }
+//go:embed server.hcl
+var defaultServer []byte
 
 // DefaultServer returns the commented default file of the server.
-func DefaultServer() []byte { return nil }
+func DefaultServer() []byte { return slices.Clone(defaultServer) }
+
+// LoadServer reads a server's configuration file. The server is nil if the diagnostics have errors. Relative paths
+// in it are relative to its folder.
+func LoadServer(file string) (*Server, Diagnostics) {
+	s, diags := loadFile(file, serverBlock)
+	if s != nil {
+		base := filepath.Dir(file)
+		s.StateDir, s.Policy = under(base, s.StateDir), under(base, s.Policy)
+		s.HTTP = underSocket(base, s.HTTP)
+	}
+	return s, diags
+}
+
+// under makes a path relative to a folder.
+func under(base, path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(base, path)
+}
+
+func underSocket(base, address string) string {
+	if p, ok := strings.CutPrefix(address, "unix:"); ok {
+		return "unix:" + under(base, p)
+	}
+	return address
+}
+
+var serverBlock = newBlock(block[Server]{
+	doc: "The server's configuration, mostly `/etc/wattle/server.hcl`. Relative paths are relative to the file.",
+	attrs: []attr[Server]{
+		field("state_dir", text(), func(s *Server) *string { return &s.StateDir }, "Where the server keeps its keys, tokens and revisions. Only its user may read it.").or(cty.StringVal("/var/lib/wattle/server")),
+		field("policy", text(), func(s *Server) *string { return &s.Policy }, "The folder of policy files.").or(cty.StringVal("/etc/wattle/policy")),
+		field("http", httpAddress(), func(s *Server) *string { return &s.HTTP }, "Where the HTTP API listens: a loopback address, or a unix socket.").or(cty.StringVal("127.0.0.1:7500")),
+		field("agents", listenAddress(), func(s *Server) *string { return &s.Agents }, "Where agents connect, over mTLS.").or(cty.StringVal("0.0.0.0:7501")),
+		field("names", list(serverName(), 0), func(s *Server) *[]string { return &s.Names }, "DNS names and addresses that agents use for the server; its certificate is made for them, and for localhost.").or(cty.EmptyTupleVal),
+		logLevelAttr(func(s *Server) *string { return &s.LogLevel }),
+		logFormatAttr(func(s *Server) *string { return &s.LogFormat }),
+	},
+	blocks: []child[Server]{
+		many[Server, Registry]("registry", registryTable{registryBlock}, func(s *Server) *[]*Registry { return &s.registries }, "A registry that knows services, by the driver's name and a name of its own. What else stands in it is the driver's."),
+	},
+	finish: func(d *decoder, s *Server) {
+		names := map[string]place{}
+		for i, r := range s.registries {
+			s.Registries = append(s.Registries, *r)
+			p := d.src.place(d.frame.child("registry", i).head.rng, nil)
+			if first, twice := names[r.Name]; twice && r.Name != "" {
+				d.out.report(duplicate("registry", r.Name, first, p))
+			}
+			names[r.Name] = p
+		}
+	},
+})
+
+func logLevelAttr[T any](at func(*T) *string) attr[T] {
+	return field("log_level", oneOf("debug", "info", "warn", "error"), at, "What is logged.").or(cty.StringVal("info"))
+}
+
+func logFormatAttr[T any](at func(*T) *string) attr[T] {
+	return field("log_format", oneOf("text", "json"), at, "How it is logged.").or(cty.StringVal("text"))
+}
+
+// registryBlock is the part of a registry block that is the same for all drivers.
+var registryBlock = newBlock(block[Registry]{
+	doc: "A registry that knows services.",
+	labels: []label[Registry]{
+		named("type", dnsName(), func(r *Registry) *string { return &r.Type }, "The driver: `static`, ..."),
+		named("name", dnsName(), func(r *Registry) *string { return &r.Name }, "Its name, in status and diagnostics; one of a kind."),
+	},
+	attrs: []attr[Registry]{
+		field("sync_timeout", duration(0, day), func(r *Registry) *Duration { return (*Duration)(&r.SyncTimeout) }, "How long the server waits for the registry's first answer before it serves without it.").or(cty.StringVal("10s")),
+	},
+	origin: func(r *Registry) *string { return &r.Origin },
+})
+
+// registryTable decodes a registry block and leaves the driver's part in its body.
+type registryTable struct{ *block[Registry] }
+
+func (t registryTable) decode(d *decoder, h header) *Registry {
+	body, rest, _ := h.body.PartialContent(t.shape.schema)
+	ours := &hclsyntax.Body{Attributes: hclsyntax.Attributes{}}
+	for name, a := range body.Attributes {
+		if expr, ok := a.Expr.(hclsyntax.Expression); ok {
+			ours.Attributes[name] = &hclsyntax.Attribute{Name: name, Expr: expr, SrcRange: a.Range, NameRange: a.NameRange}
+		}
+	}
+	h.body = ours
+	r := t.block.decode(d, h)
+	r.Body, r.Eval, r.src, r.frame = rest, d.ctx, d.src, d.last
+	return r
+}
+
+// httpAddress is where the HTTP API may listen.
+func httpAddress() kind[string] {
+	return checked("address and port, or socket", `"127.0.0.1:7500" or "unix:/run/wattle/http.sock"`, func(d *decoder, s string) bool {
+		if p, ok := strings.CutPrefix(s, "unix:"); ok {
+			if p == "" || len(p) > maxSocketPath {
+				d.fail(codeAddress, fmt.Sprintf("%s is no path of a socket: %q", d.what(), short(p)), fmt.Sprintf("Write a path of at most %d bytes: \"unix:/run/wattle/http.sock\".", maxSocketPath))
+				return false
+			}
+			return true
+		}
+		a, ok := d.addrPort(strings.Replace(s, "localhost:", "127.0.0.1:", 1))
+		return ok && d.loopback(a.Addr(), "The HTTP API is for this machine: use 127.0.0.1, [::1] or \"unix:/path\". To reach it from elsewhere, forward the port over SSH.")
+	})
+}
+
+// listenAddress is "address:port".
+func listenAddress() kind[string] {
+	return checked("address and port", `"0.0.0.0:7501"`, func(d *decoder, s string) bool {
+		_, ok := d.addrPort(s)
+		return ok
+	})
+}
+
+// serverName is a DNS name or an address.
+func serverName() kind[string] {
+	return checked("name or address", "", func(d *decoder, s string) bool {
+		if _, err := netip.ParseAddr(s); err == nil || domainName.MatchString(s) {
+			return true
+		}
+		d.fail(codeDomain, fmt.Sprintf("%s is no host name: %q", d.what(), short(s)), "Write a DNS name or an IP address, without port.")
+		return false
+	})
+}
+
+// dialAddress is "host:port", where host is a name or an address.
+func dialAddress() kind[string] {
+	return checked("host and port", `"server.example:7501"`, func(d *decoder, s string) bool {
+		host, port, err := net.SplitHostPort(s)
+		n, numberErr := strconv.Atoi(port)
+		_, addrErr := netip.ParseAddr(host)
+		if err == nil && numberErr == nil && n >= 1 && n <= 65535 && (addrErr == nil || domainName.MatchString(host)) {
+			return true
+		}
+		d.fail(codeAddress, fmt.Sprintf("%s is no host with a port: %q", d.what(), short(s)), `Write a DNS name or an IP address, a colon and a port: "server.example:7501".`)
+		return false
+	})
+}
+
+// loadFile reads one file whose content is a block's body.
+func loadFile[T any](path string, b *block[T]) (*T, Diagnostics) {
+	root, paths, diags := openFolder(path)
+	if root == nil {
+		return nil, diags
+	}
+	defer root.Close()
+	if len(paths) != 1 {
+		return nil, Diagnostics{{Severity: Error, Code: codeFile, Summary: fmt.Sprintf("%s is a folder", path), Detail: "Name the configuration file."}}
+	}
+	f := &file{path: paths[0]}
+	if f.read(root); f.src == nil {
+		if f.diag != nil {
+			return nil, Diagnostics{*f.diag}
+		}
+		return nil, folderFailed(path, errNotFile)
+	}
+	r := &run{Loader: NewLoader(Options{}), root: root}
+	f.tree = parse(f.src, b.shape)
+	out := &decoded{diags: f.tree.diags}
+	if f.tree.body == nil {
+		return nil, out.diags
+	}
+	e := &env{ctx: &hcl.EvalContext{Functions: functions}, mesh: &Mesh{Domain: defaultDomain}}
+	d := r.decoder(f, e, out)
+	t := b.decode(d, header{body: f.tree.body, rng: f.tree.body.SrcRange})
+	if out.diags.HasErrors() {
+		return nil, out.diags.Sort()
+	}
+	return t, out.diags.Sort()
+}

@@ -1,0 +1,33 @@
+# The configuration of wattle agent. Every line that begins with "#" and an attribute shows the default, unless
+# it says otherwise.
+
+# The servers, tried in order.
+server = ["127.0.0.1:7501"]
+
+# The host's name. By default that of the token or certificate.
+# node = "h1"
+
+# Where the agent keeps keys and certificates. Only its user may read it.
+# state_dir = "/var/lib/wattle/agent"
+
+# Where its sockets are.
+# run_dir = "/run/wattle"
+
+# The folder of workloads that are registered by files.
+# services_dir = "/etc/wattle/services.d"
+
+# The address of this host, as others reach it; by default as the server sees it.
+# address = "192.0.2.10"
+
+# The local address to connect from; by default the system's choice.
+# source_address = "192.0.2.10"
+
+# The join token for the first start, or a file that holds it.
+# token_file = "/etc/wattle/token"
+
+# The Envoy binary: a path, or a name that is looked up in PATH.
+# envoy = "envoy"
+
+# debug, info, warn or error; text or json.
+# log_level  = "info"
+# log_format = "text"

@@ -1,0 +1,229 @@
+package configs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	maxFile   = 4 << 20
+	maxFolder = 64 << 20
+	maxFiles  = 20_000
+	maxRead   = 1 << 20 // of a text that file() reads
+)
+
+// Files lists the policy files of a folder, relative to it, sorted; or the file itself.
+func Files(dir string) ([]string, Diagnostics) {
+	root, paths, diags := openFolder(dir)
+	if root != nil {
+		root.Close()
+	}
+	return paths, diags
+}
+
+// isPolicyFile reports whether a file is read.
+func isPolicyFile(name string) bool {
+	return strings.HasSuffix(name, ".hcl") || strings.HasSuffix(name, ".json")
+}
+
+// openFolder opens a folder so that nothing outside of it can be read, and lists its policy files. The root is nil
+// if there is no such folder; the caller closes it.
+func openFolder(dir string) (*os.Root, []string, Diagnostics) {
+	info, err := os.Stat(dir)
+	if err == nil && info.Mode().IsRegular() {
+		root, err := os.OpenRoot(filepath.Dir(dir))
+		if err != nil {
+			return nil, nil, folderFailed(dir, err)
+		}
+		return root, []string{filepath.Base(dir)}, nil
+	}
+	if err != nil {
+		return nil, nil, folderFailed(dir, err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, nil, folderFailed(dir, err)
+	}
+	paths, diags := listFiles(root)
+	if len(paths) == 0 && len(diags) == 0 {
+		diags = append(diags, Diagnostic{Severity: Warning, Code: codeNoPolicy, Summary: fmt.Sprintf("no policy files in %s", dir), Detail: "Policy files end in .hcl or .json."})
+	}
+	return root, paths, diags
+}
+
+func folderFailed(dir string, err error) Diagnostics {
+	var reason *fs.PathError
+	if errors.As(err, &reason) {
+		err = reason.Err
+	}
+	return Diagnostics{{Severity: Error, Code: codeFolder, Summary: fmt.Sprintf("folder %s cannot be read: %v", dir, err), Detail: "Name a folder of policy files that this user may read."}}
+}
+
+// listFiles walks the folder. The order is that of the paths.
+func listFiles(root *os.Root) ([]string, Diagnostics) {
+	var paths []string
+	var diags Diagnostics
+	_ = fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			diags = append(diags, unreadable(p, err))
+			if d != nil && d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		hidden := strings.HasPrefix(d.Name(), ".") && p != "."
+		switch {
+		case d.IsDir() && hidden:
+			return fs.SkipDir
+		case d.IsDir() || hidden:
+			return nil
+		}
+		if d.Type()&fs.ModeSymlink != 0 {
+			if info, err := root.Stat(p); err == nil && info.IsDir() {
+				diags = append(diags, Diagnostic{Severity: Warning, Code: codeSymlink, File: p, Summary: "a link to a folder is not followed", Detail: "Move the folder here, or give it to the command itself."})
+				return nil
+			}
+		}
+		if !isPolicyFile(d.Name()) {
+			return nil
+		}
+		if len(paths) == maxFiles {
+			diags = append(diags, Diagnostic{Severity: Error, Code: codeTooBig, Summary: "the folder has too many files", Detail: fmt.Sprintf("It may have %d.", maxFiles)})
+			return fs.SkipAll
+		}
+		paths = append(paths, p)
+		return nil
+	})
+	return paths, diags
+}
+
+// racy is how long after a change a file may change again without a new time stamp.
+const racy = 2 * time.Second
+
+// read reads the file unless it is the same as before. A removed file is as if it had not been listed.
+func (f *file) read(root *os.Root) {
+	info, err := root.Stat(f.path)
+	if err == nil && f.src != nil && f.info != nil && os.SameFile(info, f.info) && info.Size() == f.info.Size() &&
+		info.ModTime().Equal(f.info.ModTime()) && f.readAt.Sub(info.ModTime()) > racy {
+		return
+	}
+	readAt := time.Now()
+	var data []byte
+	if err == nil {
+		data, err = readFile(root, f.path, info, maxFile)
+	}
+	if err == nil && f.src != nil && string(data) == string(f.src.data) {
+		f.info, f.readAt = info, readAt
+		return
+	}
+	*f = file{path: f.path}
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) || isLink(root, f.path) {
+			d := fileFailed(root, f.path, err)
+			f.diag = &d
+		}
+		return
+	}
+	f.info, f.readAt, f.src = info, readAt, &source{path: f.path, data: data}
+}
+
+var (
+	errTooBig  = errors.New("too big")
+	errNotFile = errors.New("not a regular file")
+)
+
+func readFile(root *os.Root, name string, info fs.FileInfo, limit int64) ([]byte, error) {
+	switch {
+	case !info.Mode().IsRegular():
+		return nil, errNotFile
+	case info.Size() > limit:
+		return nil, errTooBig
+	}
+	f, err := root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data := make([]byte, 0, info.Size()+1)
+	for {
+		n, err := f.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		switch {
+		case err == io.EOF:
+			return data, nil
+		case err != nil:
+			return nil, err
+		case int64(len(data)) > limit:
+			return nil, errTooBig
+		case len(data) == cap(data):
+			data = append(data, 0)[:len(data)]
+		}
+	}
+}
+
+// readText reads a file for file().
+func readText(root *os.Root, name string) (*source, error) {
+	info, err := root.Stat(name)
+	if err != nil {
+		return nil, reason(err)
+	}
+	data, err := readFile(root, name, info, maxRead)
+	if err != nil {
+		return nil, reason(err)
+	}
+	if !utf8.Valid(data) {
+		return nil, errors.New("not UTF-8")
+	}
+	return &source{path: name, data: data}, nil
+}
+
+// reason is an error without the path, which the message has already.
+func reason(err error) error {
+	var pathError *fs.PathError
+	if errors.As(err, &pathError) {
+		return pathError.Err
+	}
+	return err
+}
+
+func isLink(root *os.Root, name string) bool {
+	info, err := root.Lstat(name)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
+}
+
+func unreadable(name string, err error) Diagnostic {
+	return Diagnostic{Severity: Error, Code: codeFile, File: path.Clean(name), Summary: fmt.Sprintf("%s cannot be read: %v", path.Clean(name), reason(err)), Detail: "Give this user the right to read it, or remove it."}
+}
+
+func fileFailed(root *os.Root, name string, err error) Diagnostic {
+	known := errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ELOOP) || errors.Is(err, errNotFile) || errors.Is(err, errTooBig)
+	switch {
+	case errors.Is(err, errTooBig):
+		return Diagnostic{Severity: Error, Code: codeTooBig, File: name, Summary: fmt.Sprintf("%s is too big", name), Detail: "A policy file may have 4 MiB. Spread it over several, or use dynamic blocks."}
+	case isLink(root, name) && !known:
+		return Diagnostic{Severity: Error, Code: codeSymlink, File: name, Summary: fmt.Sprintf("%s leads out of the folder", name), Detail: "Links are followed only to files below the policy folder. Copy the file here."}
+	}
+	return unreadable(name, err)
+}
+
+func invalidUTF8(src *source) Diagnostic {
+	at := 0
+	for at < len(src.data) {
+		r, n := utf8.DecodeRune(src.data[at:])
+		if r == utf8.RuneError && n == 1 {
+			break
+		}
+		at += n
+	}
+	line := 1 + strings.Count(string(src.data[:at]), "\n")
+	return place{src: src, line: line, start: at, end: at + 1}.diagnostic(Error, codeUTF8, "the file is not UTF-8", "Save it as UTF-8 in your editor.")
+}

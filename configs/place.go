@@ -1,0 +1,105 @@
+package configs
+
+import (
+	"bytes"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/agext/levenshtein"
+	"github.com/hashicorp/hcl/v2"
+)
+
+// source is a file that was read. It is immutable, and the same pointer as long as the file does not change.
+type source struct {
+	path string // relative to the loaded folder, with slashes
+	data []byte
+}
+
+// place is a part of a file, small enough to keep for every reference in it.
+type place struct {
+	src        *source
+	line       int
+	start, end int // bytes
+	in         *frame
+}
+
+func (s *source) place(r hcl.Range, in *frame) place {
+	return place{src: s, line: r.Start.Line, start: r.Start.Byte, end: r.End.Byte, in: in}
+}
+
+// whole is the place of a file without a line.
+func (s *source) whole() place { return place{src: s} }
+
+// origin returns "file:line".
+func (p place) origin() string { return p.src.path + ":" + strconv.Itoa(p.line) }
+
+// maxSnippet bounds the characters of a source line that are shown.
+const maxSnippet = 160
+
+// diagnostic makes a diagnostic of this place with its source line.
+func (p place) diagnostic(severity Severity, code, summary, detail string) Diagnostic {
+	d := Diagnostic{Severity: severity, Code: code, Summary: summary, Detail: detail, File: p.src.path, Line: p.line}
+	if p.in != nil {
+		d.Context = p.in.String()
+	}
+	if p.line == 0 {
+		return d
+	}
+	data := p.src.data
+	start := min(max(p.start, 0), len(data))
+	from := bytes.LastIndexByte(data[:start], '\n') + 1
+	to := len(data)
+	if n := bytes.IndexByte(data[start:], '\n'); n >= 0 {
+		to = start + n
+	}
+	end := min(max(p.end, start), to)
+	d.Column = utf8.RuneCount(data[from:start]) + 1
+	d.Length = max(utf8.RuneCount(data[start:end]), 1)
+	d.setSnippet(string(data[from:to]))
+	return d
+}
+
+// setSnippet stores the source line, cut around the column, with what a terminal would obey made visible.
+func (d *Diagnostic) setSnippet(line string) {
+	runes := []rune(strings.TrimRight(line, "\r"))
+	if len(runes) > maxSnippet {
+		from := max(min(d.Column-maxSnippet/4, len(runes)-maxSnippet), 0)
+		runes = runes[from : from+maxSnippet]
+		d.SnippetColumn = from + 1
+		d.Length = max(min(d.Length, maxSnippet-(d.Column-d.SnippetColumn)), 1)
+	}
+	d.Snippet = strings.Map(func(r rune) rune {
+		if r == '\t' || unicode.IsPrint(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, string(runes))
+}
+
+// didYouMean returns " Did you mean ...?" if one of the candidates is close to what was given.
+func didYouMean(given string, candidates []string) string {
+	best, at := 3, ""
+	for _, c := range candidates {
+		if n := levenshtein.Distance(given, c, nil); n < best {
+			best, at = n, c
+		}
+	}
+	if at == "" {
+		return ""
+	}
+	return " Did you mean " + strconv.Quote(at) + "?"
+}
+
+// quoted writes "a", "b" and so on.
+func quoted(words []string) string {
+	var b strings.Builder
+	for i, w := range words {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(strconv.Quote(w))
+	}
+	return b.String()
+}

@@ -1,0 +1,26 @@
+# The configuration of wattle server. Every line that begins with "#" and an attribute shows the default.
+
+# Where the server keeps its keys, tokens and revisions. Only its user may read it.
+# state_dir = "/var/lib/wattle/server"
+
+# The folder of policy files; it is watched.
+# policy = "/etc/wattle/policy"
+
+# Where the HTTP API listens: a loopback address, or a socket such as "unix:/run/wattle/http.sock".
+# http = "127.0.0.1:7500"
+
+# Where agents connect, over mTLS.
+# agents = "0.0.0.0:7501"
+
+# DNS names and addresses that agents use for this server. Its certificate is made for them, and for localhost.
+# names = []
+
+# debug, info, warn or error; text or json.
+# log_level  = "info"
+# log_format = "text"
+
+# A registry that knows services: here a watched folder of host and service blocks.
+# registry "static" "files" {
+#   path         = "/etc/wattle/services"
+#   sync_timeout = "10s"
+# }
