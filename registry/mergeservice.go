@@ -105,6 +105,7 @@ func (d *dissent) diagnostics(parts []part) []Diagnostic {
 		if len(what) == 0 {
 			return
 		}
+		slices.Sort(what) // the order in which registries list things says nothing
 		summary := fmt.Sprintf("registries disagree about service %s: %s", d.service, what[0])
 		if len(what) > 1 {
 			summary += fmt.Sprintf(" (and %d more)", len(what)-1)
