@@ -63,7 +63,7 @@ host "h2" {
     command = ["echo"]
     ports = {
       http  = { number = 9080, local = "127.0.X.12:9080" }
-      rpc   = { number = 9085, local = "127.0.X.12:9080", protocol = "grpc" }
+      rpc   = { number = 9085, local = "127.0.X.12:9085", protocol = "grpc" }
       lines = { number = 9090, local = "127.0.X.12:9090", protocol = "tcp" }
     }
     check "http" {

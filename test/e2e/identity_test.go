@@ -202,8 +202,8 @@ func TestAHostGetsOnlyWhatItWasGranted(t *testing.T) {
 	m := newMesh(t, strings.ReplaceAll(identities, `upstream "spy" {
         port = 9090`, `upstream "extra" {
         port = 9095`), "h9")
-	for _, s := range []string{"shop", "extra"} {
-		app, err := echo.Listen(t.Context(), echo.Options{Name: s, Host: "h8", HTTP: m.at(map[string]string{"shop": "127.0.X.18:9080", "extra": "127.0.X.18:9095"}[s])})
+	for s, addr := range map[string]string{"shop": "127.0.X.18:9080", "extra": "127.0.X.18:9095"} {
+		app, err := echo.Listen(t.Context(), echo.Options{Name: s, Host: "h8", HTTP: []string{m.at(addr)}})
 		if err != nil {
 			t.Fatal(err)
 		}

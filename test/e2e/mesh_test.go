@@ -181,9 +181,7 @@ func (m *mesh) startApp(h *configs.Host, s *configs.Service) {
 		if p.Protocol == "tcp" {
 			kind = "-tcp"
 		}
-		if !slices.Contains(argv, kind) {
-			argv = append(argv, kind, p.Local.String())
-		}
+		argv = append(argv, kind, p.Local.String())
 	}
 	m.apps[key] = m.process("app-"+key, argv...)
 	m.apps[key].start(m.t)

@@ -334,7 +334,7 @@ func binomial(k, n int, p float64) bool {
 // outside runs the application of the service outside the mesh until the test ends.
 func outside(t *testing.T, m *mesh) {
 	t.Helper()
-	s, err := echo.Listen(t.Context(), echo.Options{Name: "outside", HTTP: m.at("127.0.X.14:9070")})
+	s, err := echo.Listen(t.Context(), echo.Options{Name: "outside", HTTP: []string{m.at("127.0.X.14:9070")}})
 	if err != nil {
 		t.Fatal(err)
 	}

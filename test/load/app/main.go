@@ -18,7 +18,10 @@ func main() {
 	flag.StringVar(&o.Version, "version", "", "the version to answer as")
 	flag.StringVar(&o.Host, "host", "", "the host to answer as")
 	flag.StringVar(&o.Instance, "instance", "", "the instance to answer as")
-	flag.StringVar(&o.HTTP, "http", "", "where to serve HTTP/1, HTTP/2 and gRPC: `address`, or unix:PATH")
+	flag.Func("http", "where to serve HTTP/1, HTTP/2 and gRPC: `address`, or unix:PATH; may be given again", func(addr string) error {
+		o.HTTP = append(o.HTTP, addr)
+		return nil
+	})
 	flag.StringVar(&o.TCP, "tcp", "", "where to answer lines: `address`, or unix:PATH")
 	flag.StringVar(&o.Receipts, "receipts", "", "`file` to which the id of each request is appended before it is answered")
 	flag.Parse()

@@ -27,9 +27,9 @@ const maxBody = 4 << 20
 // Options says who the server is and where it listens. An address is host:port, or unix:PATH.
 type Options struct {
 	Name, Version, Host, Instance string
-	HTTP                          string // HTTP/1, HTTP/2 and gRPC; none if empty
-	TCP                           string // lines; none if empty
-	Receipts                      string // file to which the id of each request is appended before it is answered; none if empty
+	HTTP                          []string // HTTP/1, HTTP/2 and gRPC at each
+	TCP                           string   // lines; none if empty
+	Receipts                      string   // file to which the id of each request is appended before it is answered; none if empty
 }
 
 // Server answers.
@@ -38,7 +38,7 @@ type Server struct {
 	seq      atomic.Uint64
 	status   atomic.Int64 // of /healthz
 	receipts *os.File
-	http     net.Listener
+	http     []net.Listener
 	tcp      net.Listener
 	grpc     *grpc.Server
 
@@ -60,20 +60,23 @@ func Listen(ctx context.Context, o Options) (_ *Server, err error) {
 			return nil, err
 		}
 	}
-	if s.http, err = listen(ctx, o.HTTP); err != nil {
-		return nil, err
+	for _, addr := range o.HTTP {
+		l, err := listen(ctx, addr)
+		if err != nil {
+			return nil, err
+		}
+		s.http = append(s.http, l)
 	}
-	if s.tcp, err = listen(ctx, o.TCP); err != nil {
-		return nil, err
+	if o.TCP != "" {
+		if s.tcp, err = listen(ctx, o.TCP); err != nil {
+			return nil, err
+		}
 	}
 	s.grpc = s.newGRPC()
 	return s, nil
 }
 
 func listen(ctx context.Context, addr string) (net.Listener, error) {
-	if addr == "" {
-		return nil, nil
-	}
 	network := "tcp"
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		network, addr = "unix", path
@@ -81,17 +84,18 @@ func listen(ctx context.Context, addr string) (net.Listener, error) {
 	return new(net.ListenConfig).Listen(ctx, network, addr)
 }
 
-// HTTPAddr returns where HTTP is served, TCPAddr where lines are.
-func (s *Server) HTTPAddr() string { return s.http.Addr().String() }
+// HTTPAddr returns the first address at which HTTP is served.
+func (s *Server) HTTPAddr() string { return s.http[0].Addr().String() }
 
 // TCPAddr returns where lines are served.
 func (s *Server) TCPAddr() string { return s.tcp.Addr().String() }
 
 func (s *Server) close() {
-	for _, l := range []net.Listener{s.http, s.tcp} {
-		if l != nil {
-			l.Close()
-		}
+	for _, l := range s.http {
+		l.Close()
+	}
+	if s.tcp != nil {
+		s.tcp.Close()
 	}
 	if s.receipts != nil {
 		s.receipts.Close()
@@ -108,10 +112,10 @@ func (s *Server) Run(ctx context.Context) error {
 		Handler: s.Handler(), Protocols: &protocols, ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // clients that are killed are part of the game
 	}
-	ended := make(chan error, 2)
+	ended := make(chan error, len(s.http)+1)
 	var wg sync.WaitGroup
-	if s.http != nil {
-		wg.Go(func() { ended <- srv.Serve(s.http) })
+	for _, l := range s.http {
+		wg.Go(func() { ended <- srv.Serve(l) })
 	}
 	if s.tcp != nil {
 		wg.Go(func() { ended <- s.serveTCP() })
