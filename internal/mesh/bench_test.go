@@ -36,7 +36,7 @@ func largeWorld() *world {
 			load := &registry.Workload{Host: h, Service: n, Origin: s.Origin, Ports: []registry.WorkloadPort{{Port: s.Ports[0], Local: netip.MustParseAddrPort("127.0.0.1:80")}}}
 			for k := range perWorkload {
 				to := registry.Name{Namespace: "default", Name: fmt.Sprintf("svc-%04d", (i+k*17)%manyServices)}
-				load.Upstreams = append(load.Upstreams, registry.Upstream{Service: to, Bind: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(9000+k)), Origin: s.Origin})
+				load.Upstreams = append(load.Upstreams, registry.Upstream{Service: to, Bind: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(1 + j)}), uint16(9000+k)), Origin: s.Origin})
 			}
 			s.Endpoints = append(s.Endpoints, &registry.Endpoint{Address: h.Address, Port: 80, ServicePort: 80, Meta: map[string]string{"version": fmt.Sprintf("v%d", j)}, Workload: load})
 		}

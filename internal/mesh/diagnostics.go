@@ -243,10 +243,10 @@ func noSuchUpstreamPort(u registry.Upstream, s *registry.Service) note {
 		portsOf(s)+" Name one of them as the upstream's port. Until then calls are answered 503.")
 }
 
-func sameBind(host string, bind netip.AddrPort, socket string, first, second claimant) note {
-	at := socket
+func sameBind(host string, first, second claim) note {
+	at := first.socket
 	if at == "" {
-		at = bind.String()
+		at = first.bind.String()
 	}
 	return warn(codeSameBind, second.origin, fmt.Sprintf("%s and %s want to listen at %s on host %s", first.who, second.who, at, host),
 		fmt.Sprintf("Give one of them another address; the other one is declared at %s.", first.origin))

@@ -69,11 +69,10 @@ func (t *table[T]) done() *iradix.Tree[T] {
 type index[T any] struct {
 	table[[]T]
 	compare func(a, b T) int
-	edits   []edit[T]
+	edits   map[string][]edit[T]
 }
 
 type edit[T any] struct {
-	key    string
 	member T
 	add    bool
 }
@@ -83,39 +82,27 @@ func indexOf[T any](tree *iradix.Tree[[]T], compare func(a, b T) int) index[T] {
 }
 
 // add puts member in the set of key, in the place of one that compares equal.
-func (x *index[T]) add(key string, member T) {
-	x.edits = append(x.edits, edit[T]{key, member, true})
-}
+func (x *index[T]) add(key string, member T) { x.edit(key, edit[T]{member, true}) }
 
 // remove takes member out of the set of key. Of several edits of one member the last one counts.
-func (x *index[T]) remove(key string, member T) {
-	x.edits = append(x.edits, edit[T]{key, member, false})
+func (x *index[T]) remove(key string, member T) { x.edit(key, edit[T]{member, false}) }
+
+func (x *index[T]) edit(key string, e edit[T]) {
+	if x.edits == nil {
+		x.edits = map[string][]edit[T]{}
+	}
+	x.edits[key] = append(x.edits[key], e)
 }
 
 // flush brings the gathered edits about, each set copied once.
 func (x *index[T]) flush() {
-	byMember := func(a, b edit[T]) int {
-		switch {
-		case a.key < b.key:
-			return -1
-		case a.key > b.key:
-			return 1
-		}
-		return x.compare(a.member, b.member)
-	}
-	slices.SortStableFunc(x.edits, byMember)
-	for i := 0; i < len(x.edits); {
-		key := x.edits[i].key
-		j := i
-		for j < len(x.edits) && x.edits[j].key == key {
-			j++
-		}
-		if set := x.merge(x.get(key), x.edits[i:j]); len(set) > 0 {
+	for key, edits := range x.edits {
+		slices.SortStableFunc(edits, func(a, b edit[T]) int { return x.compare(a.member, b.member) })
+		if set := x.merge(x.get(key), edits); len(set) > 0 {
 			x.put(key, set)
 		} else {
 			x.drop(key)
 		}
-		i = j
 	}
 	x.edits = nil
 }

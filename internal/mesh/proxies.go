@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -100,35 +101,46 @@ func scopesOf(all []*Workload) []*Scope {
 
 func compareKeys(a, b *Scope) int { return strings.Compare(a.Key, b.Key) }
 
-// bindConflicts finds listeners of one host that want the same address: of two callers, or of a caller and a gateway.
+// bindConflicts finds listeners of one host that want the same address: of two callers, or of a caller and a
+// gateway. Two services with all their upstreams at the same addresses are one mistake.
 func (r *resolver) bindConflicts(p *Proxy, gateways []registry.Name) []note {
-	type listener struct {
-		bind   netip.AddrPort
-		socket string
-	}
-	var notes []note
-	first := map[listener]claimant{}
-	claim := func(bind netip.AddrPort, socket string, by claimant) {
-		l := listener{bind, socket}
-		if other, taken := first[l]; taken {
-			notes = append(notes, sameBind(p.Host, bind, socket, other, by))
-			return
-		}
-		first[l] = by
-	}
+	var all []claim
 	for _, n := range gateways {
 		if g, ok := find(r.pol.Gateways, n, blockOfGateway); ok {
 			for _, s := range g.Servers {
-				claim(s.Bind, "", claimant{"gateway " + n.String(), s.Origin})
+				all = append(all, claim{bind: s.Bind, claimant: claimant{"gateway " + n.String(), s.Origin}})
 			}
 		}
 	}
 	for _, s := range p.Scopes {
 		for _, u := range s.Upstreams {
-			claim(u.Bind, u.Socket, claimant{s.Service.String(), u.Origin})
+			all = append(all, claim{u.Bind, u.Socket, claimant{s.Service.String(), u.Origin}})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b claim) int {
+		return cmp.Or(a.bind.Compare(b.bind), strings.Compare(a.socket, b.socket))
+	})
+	var notes []note
+	said := map[[2]claimant]bool{}
+	for i, first := 1, 0; i < len(all); i++ {
+		a, b := all[first], all[i]
+		if a.bind != b.bind || a.socket != b.socket {
+			first = i
+			continue
+		}
+		if pair := [2]claimant{a.claimant, b.claimant}; !said[pair] {
+			said[pair] = true
+			notes = append(notes, sameBind(p.Host, a, b))
 		}
 	}
 	return notes
+}
+
+// claim is a wish to listen at an address.
+type claim struct {
+	bind   netip.AddrPort
+	socket string
+	claimant
 }
 
 // claimant is who wants to listen at an address.

@@ -198,7 +198,7 @@ func subsetOf(rule *configs.DestinationRule, name string) *configs.Subset {
 // setSource keeps what the routes of a source refer to; nil if it has none.
 func (r *resolver) setSource(id sourceID, now *source) {
 	was := r.sources.get(id.key())
-	if was == nil && now == nil {
+	if was.equal(now) {
 		return
 	}
 	if was != nil {

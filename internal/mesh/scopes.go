@@ -14,21 +14,23 @@ import (
 // resolveScopes finds the scope of each workload that is new, changed, or calls a service whose ports changed,
 // then makes the scopes whose members changed.
 func (r *resolver) resolveScopes() {
+	found := map[string]resolvedScope{}
 	for key := range r.rescope {
 		w := r.workloads.get(key)
 		if w == nil {
 			continue // gone in this run
 		}
-		now, _ := r.scopeOf(w)
-		if w.Scope != nil && w.Scope.Key != now.Key {
+		now := r.resolveScope(w)
+		found[key] = now
+		if w.Scope != nil && w.Scope.Key != now.scope.Key {
 			r.leaveScope(key, w)
 		}
-		r.members.add(now.Key, key)
-		r.rekeyed[now.Key] = true
+		r.members.add(now.scope.Key, key)
+		r.rekeyed[now.scope.Key] = true
 	}
 	r.members.flush()
 	for key := range r.rekeyed {
-		r.makeScope(key)
+		r.makeScope(key, found)
 	}
 }
 
@@ -43,7 +45,8 @@ func (r *resolver) leaveScope(key string, w *Workload) {
 
 // makeScope makes the scope with this key, if it still has members. Members differ only in where they were
 // declared: the first one by its key lends its Origins, so that the scope does not depend on who came first.
-func (r *resolver) makeScope(key string) {
+// found holds what was resolved already.
+func (r *resolver) makeScope(key string, found map[string]resolvedScope) {
 	members := r.members.get(key)
 	was := r.scopes.get(key)
 	if len(members) == 0 {
@@ -54,14 +57,18 @@ func (r *resolver) makeScope(key string) {
 		}
 		return
 	}
-	now, notes := r.scopeOf(r.workloads.get(members[0]))
+	first, ok := found[members[0]]
+	if !ok {
+		first = r.resolveScope(r.workloads.get(members[0]))
+	}
+	now := first.scope
 	if was != nil && slices.EqualFunc(was.Upstreams, now.Upstreams, func(a, b *ScopeUpstream) bool { return *a == *b }) {
 		now = was
 	} else {
 		r.scopes.put(key, now)
 		r.changed.scopes = append(r.changed.scopes, key)
 	}
-	r.note("scope "+key, notes)
+	r.note("scope "+key, first.notes)
 	for _, m := range members {
 		if w := r.workloads.get(m); w.Scope != now {
 			r.own(m).Scope = now
@@ -69,12 +76,19 @@ func (r *resolver) makeScope(key string) {
 	}
 }
 
-// scopeOf resolves what one workload needs, and says what is wrong with its upstreams.
-func (r *resolver) scopeOf(w *Workload) (*Scope, []note) {
+// resolvedScope is what one workload needs, and what is wrong with its upstreams.
+type resolvedScope struct {
+	scope *Scope
+	notes []note
+}
+
+func (r *resolver) resolveScope(w *Workload) resolvedScope {
 	s := &Scope{Service: w.Service, Identity: w.Identity, Upstreams: make([]*ScopeUpstream, len(w.Upstreams))}
+	upstreams := make([]ScopeUpstream, len(w.Upstreams))
 	var notes []note
 	for i, u := range w.Upstreams {
-		s.Upstreams[i] = &ScopeUpstream{Service: u.Service, Port: u.Port, Protocol: registry.HTTP, Bind: u.Bind, Socket: u.Socket, Missing: true, Origin: u.Origin}
+		upstreams[i] = ScopeUpstream{Service: u.Service, Port: u.Port, Protocol: registry.HTTP, Bind: u.Bind, Socket: u.Socket, Missing: true, Origin: u.Origin}
+		s.Upstreams[i] = &upstreams[i]
 		to := r.cat.Service(u.Service)
 		if to == nil {
 			notes = append(notes, unknownUpstream(w, u))
@@ -85,11 +99,11 @@ func (r *resolver) scopeOf(w *Workload) (*Scope, []note) {
 			notes = append(notes, noSuchUpstreamPort(u, to))
 			continue
 		}
-		s.Upstreams[i].Port, s.Upstreams[i].Protocol, s.Upstreams[i].Missing = port.Number, protocolOf(port), false
+		upstreams[i].Port, upstreams[i].Protocol, upstreams[i].Missing = port.Number, protocolOf(port), false
 	}
 	slices.SortFunc(s.Upstreams, compareUpstreams)
 	s.Key = scopeKey(s)
-	return s, notes
+	return resolvedScope{s, notes}
 }
 
 func compareUpstreams(a, b *ScopeUpstream) int {
@@ -100,23 +114,20 @@ func compareUpstreams(a, b *ScopeUpstream) int {
 // never share one.
 const scopeKeyLength = 32
 
-// scopeKey hashes a scope's content: every field with its length before it, so that no two contents have one encoding.
+// scopeKey hashes a scope's content: every text with its length before it, so that no two contents have one encoding.
 func scopeKey(s *Scope) string {
-	b := make([]byte, 0, 64+64*len(s.Upstreams))
-	text := func(t string) {
-		b = binary.AppendUvarint(b, uint64(len(t)))
-		b = append(b, t...)
-	}
-	text(s.Service.Namespace)
-	text(s.Service.Name)
-	text(s.Identity)
+	var bind [64]byte
+	b := make([]byte, 0, 128+96*len(s.Upstreams))
+	b = appendText(b, s.Service.Namespace)
+	b = appendText(b, s.Service.Name)
+	b = appendText(b, s.Identity)
 	for _, u := range s.Upstreams {
-		text(u.Service.Namespace)
-		text(u.Service.Name)
+		b = appendText(b, u.Service.Namespace)
+		b = appendText(b, u.Service.Name)
 		b = binary.BigEndian.AppendUint16(b, u.Port)
-		text(string(u.Protocol))
-		text(u.Bind.String())
-		text(u.Socket)
+		b = appendText(b, u.Protocol)
+		b = appendText(b, u.Bind.AppendTo(bind[:0]))
+		b = appendText(b, u.Socket)
 		if u.Missing {
 			b = append(b, 1)
 		} else {
@@ -125,4 +136,8 @@ func scopeKey(s *Scope) string {
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])[:scopeKeyLength]
+}
+
+func appendText[T ~string | []byte](b []byte, text T) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
 }

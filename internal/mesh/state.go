@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
@@ -62,6 +63,14 @@ func compareSources(a, b sourceID) int {
 type source struct {
 	targets []registry.Name // services, known or not; sorted
 	subsets []ClusterRef    // those that exist and have a subset; sorted
+}
+
+// equal reports whether two sources, which may be nil, refer to the same.
+func (s *source) equal(o *source) bool {
+	if s == nil || o == nil {
+		return s == o
+	}
+	return slices.Equal(s.targets, o.targets) && slices.Equal(s.subsets, o.subsets)
 }
 
 // wants returns the subsets of service n that the source uses.
