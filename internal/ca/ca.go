@@ -11,9 +11,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -25,14 +23,15 @@ import (
 	"github.com/wattle-mesh/wattle/internal/spiffe"
 )
 
-// How long certificates live. A leaf never outlives the intermediate.
+// How long certificates live. A leaf never outlives the intermediate, which Open renews at half its life.
 const (
 	RootLife         = 10 * 365 * 24 * time.Hour
 	IntermediateLife = 365 * 24 * time.Hour
 	NodeLife         = 30 * 24 * time.Hour
 	WorkloadLife     = 24 * time.Hour
-	backdate         = 5 * time.Minute // hosts whose clock is behind must accept what is new
-	maxCSR           = 16 << 10        // bytes
+
+	backdate = 5 * time.Minute // hosts whose clock is behind must accept what is new
+	maxCSR   = 16 << 10        // bytes
 )
 
 // ErrRequest marks what is wrong with a signing request, as opposed to the CA.
@@ -43,7 +42,7 @@ type CA struct {
 	TrustDomain  string
 	root         *x509.Certificate
 	intermediate *x509.Certificate
-	key          crypto.Signer
+	key          crypto.Signer // the intermediate's
 	now          func() time.Time
 }
 
@@ -64,10 +63,13 @@ func (c *CA) Pool() *x509.CertPool {
 	return pool
 }
 
+// Now returns the time by the CA's clock.
+func (c *CA) Now() time.Time { return c.now() }
+
 // Pin returns the SHA-256 of the root's public key, in hex: what a join token pins.
 func (c *CA) Pin() string { return Pin(c.root) }
 
-// Pin returns the SHA-256 of a certificate's public key, in hex.
+// Pin returns the SHA-256 of a certificate's public key (its SubjectPublicKeyInfo), in hex.
 func Pin(cert *x509.Certificate) string {
 	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
 	return hex.EncodeToString(sum[:])
@@ -75,52 +77,34 @@ func Pin(cert *x509.Certificate) string {
 
 // Life returns how long a leaf for id lives.
 func Life(id spiffe.ID) time.Duration {
-	if id.Kind == spiffe.Node {
+	if id.Kind == spiffe.Node || id.Kind == spiffe.Server {
 		return NodeLife
 	}
 	return WorkloadLife
 }
 
-// Sign certifies the key of csr (PKCS #10, DER) for id on the named node. Nothing but the key is taken from csr.
-// Errors of the request match ErrRequest.
+// Sign certifies the key of csr (PKCS #10, DER) for id, which the named node holds: a service, a gateway or the
+// node itself. Nothing but the key is taken from csr. Errors of the request match ErrRequest.
 func (c *CA) Sign(csr []byte, id spiffe.ID, node string) (*Leaf, error) {
 	key, err := RequestKey(csr)
 	if err != nil {
 		return nil, err
 	}
-	if err := id.Check(); err != nil {
-		return nil, err
+	if err := errors.Join(id.Check(), spiffe.ForNode(c.TrustDomain, node).Check()); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRequest, err)
 	}
-	if id.TrustDomain != c.TrustDomain {
+	switch {
+	case id.TrustDomain != c.TrustDomain:
 		return nil, fmt.Errorf("%w: %s is not in the trust domain %s", ErrRequest, id, c.TrustDomain)
+	case id.Kind == spiffe.Server:
+		return nil, fmt.Errorf("%w: the server's identity is given to nobody", ErrRequest)
+	case id.Kind == spiffe.Node && id.Name != node:
+		return nil, fmt.Errorf("%w: %s is not the identity of the node %s", ErrRequest, id, node)
 	}
-	return c.issue(key, id, []string{spiffe.NodeName(c.TrustDomain, node)}, nil, Life(id))
+	return c.issue(key, id, []string{spiffe.NodeName(c.TrustDomain, node)}, nil)
 }
 
-// Server returns a certificate of the control plane for its agents' port, with a new key.
-func (c *CA) Server(names []string) (*tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("make the server's key: %w", err)
-	}
-	var dns []string
-	var ips []net.IP
-	for _, n := range names {
-		if ip := net.ParseIP(n); ip != nil {
-			ips = append(ips, ip)
-		} else {
-			dns = append(dns, n)
-		}
-	}
-	leaf, err := c.issue(key.Public(), spiffe.ForServer(c.TrustDomain), dns, ips, NodeLife)
-	if err != nil {
-		return nil, err
-	}
-	// The root goes along for agents that know it only by its hash yet.
-	return &tls.Certificate{Certificate: append(leaf.Chain, c.root.Raw), PrivateKey: key}, nil
-}
-
-func (c *CA) issue(key crypto.PublicKey, id spiffe.ID, dns []string, ips []net.IP, life time.Duration) (*Leaf, error) {
+func (c *CA) issue(key crypto.PublicKey, id spiffe.ID, dns []string, ips []net.IP) (*Leaf, error) {
 	uri, err := url.Parse(id.String())
 	if err != nil {
 		return nil, fmt.Errorf("identity %s: %w", id, err)
@@ -128,7 +112,7 @@ func (c *CA) issue(key crypto.PublicKey, id spiffe.ID, dns []string, ips []net.I
 	now := c.now()
 	template := &x509.Certificate{
 		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(life),
+		NotAfter:              now.Add(Life(id)).Truncate(time.Second),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
@@ -139,6 +123,10 @@ func (c *CA) issue(key crypto.PublicKey, id spiffe.ID, dns []string, ips []net.I
 	if template.NotAfter.After(c.intermediate.NotAfter) {
 		template.NotAfter = c.intermediate.NotAfter
 	}
+	if !template.NotAfter.After(now) {
+		return nil, fmt.Errorf("sign a certificate for %s: the CA's own certificate ended %s; restart the server to renew it",
+			id, template.NotAfter.Format(time.RFC3339))
+	}
 	der, err := create(template, c.intermediate, key, c.key)
 	if err != nil {
 		return nil, fmt.Errorf("sign a certificate for %s: %w", id, err)
@@ -146,7 +134,7 @@ func (c *CA) issue(key crypto.PublicKey, id spiffe.ID, dns []string, ips []net.I
 	return &Leaf{ID: id, Chain: [][]byte{der, c.intermediate.Raw}, NotAfter: template.NotAfter}, nil
 }
 
-// create signs template with a random 127-bit serial number.
+// create signs template with a random serial number of 127 bits: the most that is positive in 16 bytes.
 func create(template, parent *x509.Certificate, key crypto.PublicKey, signer crypto.Signer) ([]byte, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
@@ -166,42 +154,24 @@ func RequestKey(csr []byte) (crypto.PublicKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRequest, err)
 	}
+	if !strong(req.PublicKey) { // first: what is weak is not worth its check
+		return nil, fmt.Errorf("%w: the key is too weak or of an unknown kind; use ECDSA P-256", ErrRequest)
+	}
 	if err := req.CheckSignature(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRequest, err)
 	}
-	switch k := req.PublicKey.(type) {
-	case *ecdsa.PublicKey:
-		if k.Curve == elliptic.P256() || k.Curve == elliptic.P384() {
-			return k, nil
-		}
-	case ed25519.PublicKey:
-		return k, nil
-	case *rsa.PublicKey:
-		if k.N.BitLen() >= 2048 && k.N.BitLen() <= 4096 {
-			return k, nil
-		}
-	}
-	return nil, fmt.Errorf("%w: the key is too weak or of an unknown kind; use ECDSA P-256", ErrRequest)
+	return req.PublicKey, nil
 }
 
-// authority makes a CA certificate for key, signed by parent's key, or by itself if parent is nil.
-func authority(td string, key crypto.Signer, parent *x509.Certificate, signer crypto.Signer, now time.Time) ([]byte, error) {
-	uri := &url.URL{Scheme: "spiffe", Host: td}
-	template := &x509.Certificate{
-		Subject:               pkix.Name{CommonName: "Wattle root of " + td},
-		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(RootLife),
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-		URIs:                  []*url.URL{uri},
+// strong reports whether a key may be certified. RSA has an upper bound too: verifying costs every peer.
+func strong(key crypto.PublicKey) bool {
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		return k.Curve == elliptic.P256() || k.Curve == elliptic.P384()
+	case ed25519.PublicKey:
+		return true
+	case *rsa.PublicKey:
+		return k.N.BitLen() >= 2048 && k.N.BitLen() <= 4096
 	}
-	if parent == nil {
-		parent, signer = template, key
-	} else {
-		template.Subject.CommonName = "Wattle intermediate of " + td
-		template.NotAfter = now.Add(IntermediateLife)
-		template.MaxPathLenZero = true
-	}
-	return create(template, parent, key.Public(), signer)
+	return false
 }

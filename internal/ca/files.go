@@ -1,10 +1,9 @@
 package ca
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -13,189 +12,181 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/wattle-mesh/wattle/internal/spiffe"
 )
 
-// The files of a CA in its folder.
+// The files of a CA in its folder. Each has a certificate and its key, so that one rename replaces both.
 const (
-	rootCert         = "root.pem"
-	rootKey          = "root.key"
-	intermediateCert = "intermediate.pem"
-	intermediateKey  = "intermediate.key"
+	rootFile         = "root.pem"
+	intermediateFile = "intermediate.pem"
 )
 
-// Open loads the CA from dir, or makes one for trustDomain if there is none. The folder is 0700 and the keys are
-// 0600; more open ones are refused. A CA that is broken or belongs to another trust domain is an error, never
-// replaced: a new root would lock every host out.
+// Open loads the CA from dir, or makes one for trustDomain if there is none. An empty trustDomain stands for the
+// one that the CA was made for. The folder is 0700 and the files are 0600; more open ones are refused. A CA that is
+// broken, or was made for another trust domain, is an error, never replaced: a new root would lock every host
+// out. Only one process at a time may open a folder; the store's lock sees to it.
 func Open(dir, trustDomain string, now func() time.Time) (*CA, error) {
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		if err := spiffe.CheckTrustDomain(trustDomain); err != nil {
+			return nil, fmt.Errorf("make a CA in %s: %w", dir, err)
+		}
 		if err := newFolder(dir, trustDomain, now()); err != nil {
 			return nil, fmt.Errorf("make a CA in %s: %w", dir, err)
 		}
 	}
-	c, err := load(dir)
+	c, err := load(dir, now)
 	if err != nil {
-		return nil, fmt.Errorf("CA in %s: %w; restore the folder from a backup", dir, err)
+		return nil, fmt.Errorf("CA in %s: %w", dir, err)
 	}
-	if len(c.root.URIs) != 1 || c.root.URIs[0].Host != trustDomain {
-		return nil, fmt.Errorf("CA in %s: it was made for the trust domain %v, not %s; the trust domain of a mesh cannot be changed", dir, c.root.URIs, trustDomain)
+	if trustDomain != "" && c.TrustDomain != trustDomain {
+		return nil, fmt.Errorf("CA in %s: it was made for the trust domain %s, not %s; the trust domain of a mesh cannot be changed",
+			dir, c.TrustDomain, trustDomain)
 	}
-	c.TrustDomain, c.now = trustDomain, now
 	return c, nil
 }
 
 // newFolder writes a new CA's folder whole: a crash leaves none, or all of it.
 func newFolder(dir, td string, now time.Time) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	root, err := newRoot(td, now)
 	if err != nil {
 		return err
 	}
-	der, err := authority(td, key, nil, nil, now)
+	intermediate, err := newIntermediate(td, now, root)
 	if err != nil {
 		return err
 	}
-	root, err := x509.ParseCertificate(der)
-	if err != nil {
+	parent := filepath.Dir(dir)
+	if err := os.MkdirAll(parent, 0o700); err != nil {
 		return err
 	}
-	interKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	inter, err := authority(td, interKey, root, key, now)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
-		return err
-	}
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".ca-")
+	tmp, err := os.MkdirTemp(parent, ".ca-") // 0700
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	for name, write := range map[string]func() ([]byte, error){
-		rootCert:         func() ([]byte, error) { return certPEM(der), nil },
-		rootKey:          func() ([]byte, error) { return keyPEM(key) },
-		intermediateCert: func() ([]byte, error) { return certPEM(inter), nil },
-		intermediateKey:  func() ([]byte, error) { return keyPEM(interKey) },
-	} {
-		text, err := write()
-		if err != nil {
-			return err
-		}
-		if err := writeSync(filepath.Join(tmp, name), text); err != nil {
-			return err
-		}
+	if err := root.write(filepath.Join(tmp, rootFile)); err != nil {
+		return err
+	}
+	if err := intermediate.write(filepath.Join(tmp, intermediateFile)); err != nil {
+		return err
 	}
 	if err := os.Rename(tmp, dir); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(dir))
+	return syncDir(parent)
 }
 
-func load(dir string) (*CA, error) {
-	if err := private(dir, 0o077); err != nil {
+func load(dir string, now func() time.Time) (*CA, error) {
+	if err := private(dir); err != nil {
 		return nil, err
 	}
-	root, err := readCert(filepath.Join(dir, rootCert))
+	root, err := read(filepath.Join(dir, rootFile))
 	if err != nil {
 		return nil, err
 	}
-	inter, err := readCert(filepath.Join(dir, intermediateCert))
+	if len(root.cert.URIs) != 1 || root.cert.URIs[0].Scheme != "spiffe" || !root.cert.IsCA {
+		return nil, fmt.Errorf("%s is not a root made by wattle", rootFile)
+	}
+	td := root.cert.URIs[0].Host
+	intermediate, err := read(filepath.Join(dir, intermediateFile))
 	if err != nil {
 		return nil, err
 	}
-	if err := inter.CheckSignatureFrom(root); err != nil {
-		return nil, fmt.Errorf("%s is not signed by %s: %w", intermediateCert, rootCert, err)
+	if err := intermediate.cert.CheckSignatureFrom(root.cert); err != nil {
+		return nil, fmt.Errorf("%s is not signed by %s: %w; restore the folder from a backup", intermediateFile, rootFile, err)
 	}
-	if err := private(filepath.Join(dir, rootKey), 0o077); err != nil {
-		return nil, err
+	if left := intermediate.cert.NotAfter.Sub(now()); left < IntermediateLife/2 {
+		if intermediate, err = newIntermediate(td, now(), root); err != nil {
+			return nil, err
+		}
+		if err := intermediate.write(filepath.Join(dir, intermediateFile)); err != nil {
+			return nil, fmt.Errorf("renew %s: %w", intermediateFile, err)
+		}
 	}
-	key, err := readKey(filepath.Join(dir, intermediateKey))
-	if err != nil {
-		return nil, err
-	}
-	if pub, ok := inter.PublicKey.(*ecdsa.PublicKey); !ok || !pub.Equal(key.Public()) {
-		return nil, fmt.Errorf("%s is not the key of %s", intermediateKey, intermediateCert)
-	}
-	return &CA{root: root, intermediate: inter, key: key}, nil
+	return &CA{TrustDomain: td, root: root.cert, intermediate: intermediate.cert, key: intermediate.key, now: now}, nil
 }
 
-// private refuses a file or folder that others may read.
-func private(path string, mask fs.FileMode) error {
+// private refuses a file or folder that others than its owner may use.
+func private(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return err
 	}
-	if open := info.Mode().Perm() & mask; open != 0 {
-		return fmt.Errorf("%s may be read by others (mode %04o): chmod go= %s", path, info.Mode().Perm(), path)
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return fmt.Errorf("%s is open to others (mode %04o); see who may have read it, then chmod go= it", path, mode)
 	}
 	return nil
 }
 
-func readPEM(path, kind string) ([]byte, error) {
+// read reads a certificate and its key.
+func read(path string) (authority, error) {
+	if err := private(path); err != nil {
+		return authority{}, err
+	}
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return authority{}, err
 	}
-	block, _ := pem.Decode(text)
-	if block == nil || block.Type != kind {
-		return nil, fmt.Errorf("%s: not a PEM file with a %s", path, kind)
+	a, err := parse(text)
+	if err != nil {
+		return authority{}, fmt.Errorf("%s: %w; restore the folder from a backup", path, err)
 	}
-	return block.Bytes, nil
+	return a, nil
 }
 
-func readCert(path string) (*x509.Certificate, error) {
-	der, err := readPEM(path, "CERTIFICATE")
-	if err != nil {
-		return nil, err
+func parse(text []byte) (authority, error) {
+	first, rest := pem.Decode(text)
+	if first == nil || first.Type != "CERTIFICATE" {
+		return authority{}, errors.New("no certificate in it")
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	second, _ := pem.Decode(rest)
+	if second == nil || second.Type != "PRIVATE KEY" {
+		return authority{}, errors.New("no key in it")
 	}
-	return cert, nil
-}
-
-func readKey(path string) (crypto.Signer, error) {
-	if err := private(path, 0o077); err != nil {
-		return nil, err
-	}
-	der, err := readPEM(path, "PRIVATE KEY")
+	cert, err := x509.ParseCertificate(first.Bytes)
 	if err != nil {
-		return nil, err
+		return authority{}, err
 	}
-	key, err := x509.ParsePKCS8PrivateKey(der)
+	key, err := x509.ParsePKCS8PrivateKey(second.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return authority{}, err
 	}
 	signer, ok := key.(crypto.Signer)
 	if !ok {
-		return nil, fmt.Errorf("%s: %T cannot sign", path, key)
+		return authority{}, fmt.Errorf("a %T cannot sign", key)
 	}
-	return signer, nil
-}
-
-func certPEM(der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-}
-
-func keyPEM(key crypto.Signer) ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
+	if public, ok := cert.PublicKey.(*ecdsa.PublicKey); !ok || !public.Equal(signer.Public()) {
+		return authority{}, errors.New("the key is not the certificate's")
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+	return authority{cert, signer}, nil
 }
 
-// writeSync writes a private file that survives a power cut.
-func writeSync(path string, text []byte) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
+// write writes certificate and key into a private file, whole or not at all.
+func (a authority) write(path string) error {
+	key, err := x509.MarshalPKCS8PrivateKey(a.key)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(text)
-	return errors.Join(err, f.Sync(), f.Close())
+	var text bytes.Buffer
+	for _, b := range []*pem.Block{{Type: "CERTIFICATE", Bytes: a.cert.Raw}, {Type: "PRIVATE KEY", Bytes: key}} {
+		if err := pem.Encode(&text, b); err != nil {
+			return err
+		}
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".pem-") // 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(text.Bytes())
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
 }
 
 func syncDir(dir string) error {

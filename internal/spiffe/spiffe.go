@@ -30,8 +30,37 @@ type ID struct {
 	Name        string // of a service, gateway or node
 }
 
-// names are what may stand in an identity, and so in a namespace, a service's name, a host's name: a DNS name's labels.
-var names = regexp.MustCompile(`^[a-z0-9]([-a-z0-9_.]{0,61}[a-z0-9])?$`) //nolint:gochecknoglobals // constant
+// label is what may stand in an identity, and so a name of a namespace, service, gateway or host: a label of DNS
+// (RFC 1123), so that the names are safe in host names, paths and logs, and no two of them look alike.
+var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+
+// CheckName reports what is wrong with a name of a namespace, service, gateway or host.
+func CheckName(name string) error {
+	if !label.MatchString(name) {
+		return fmt.Errorf("the name %q is not made of lower-case letters, digits and hyphens, at most 63, with a letter or digit at both ends", clip(name))
+	}
+	return nil
+}
+
+// clip shortens what goes into an error.
+func clip(s string) string {
+	if len(s) > 100 {
+		return s[:100] + "..."
+	}
+	return s
+}
+
+// CheckTrustDomain reports what is wrong with the name of a trust domain.
+func CheckTrustDomain(td string) error {
+	parsed, err := spiffeid.TrustDomainFromString(td)
+	if err != nil {
+		return fmt.Errorf("trust domain %q: %w", clip(td), err)
+	}
+	if parsed.Name() != td {
+		return fmt.Errorf("trust domain %q: write it as %q", clip(td), parsed.Name())
+	}
+	return nil
+}
 
 // ForService returns the identity of a service's workloads.
 func ForService(td, namespace, name string) ID { return ID{td, Service, namespace, name} }
@@ -56,8 +85,10 @@ func (id ID) path() string {
 		return "/ns/" + id.Namespace + "/gateway/" + id.Name
 	case Node:
 		return "/node/" + id.Name
-	default:
+	case Server:
 		return "/server"
+	default:
+		return ""
 	}
 }
 
@@ -65,7 +96,7 @@ func (id ID) path() string {
 func Parse(s string) (ID, error) {
 	parsed, err := spiffeid.FromString(s)
 	if err != nil {
-		return ID{}, fmt.Errorf("identity %q: %w", s, err)
+		return ID{}, fmt.Errorf("identity %q: %w", clip(s), err)
 	}
 	id := ID{TrustDomain: parsed.TrustDomain().Name()}
 	switch p := strings.Split(strings.TrimPrefix(parsed.Path(), "/"), "/"); {
@@ -78,21 +109,31 @@ func Parse(s string) (ID, error) {
 	case len(p) == 1 && p[0] == "server":
 		id.Kind = Server
 	default:
-		return ID{}, fmt.Errorf("identity %q: not a service's, a gateway's, a node's or the server's", s)
+		return ID{}, fmt.Errorf("identity %q: not a service's, a gateway's, a node's or the server's", clip(s))
 	}
 	return id, id.Check()
 }
 
 // Check reports what is wrong with the id's parts.
 func (id ID) Check() error {
-	if _, err := spiffeid.FromString(id.String()); err != nil {
-		return fmt.Errorf("identity %s: %w", id, err)
+	if err := CheckTrustDomain(id.TrustDomain); err != nil {
+		return fmt.Errorf("identity: %w", err)
 	}
-	if id.Kind != Server && !names.MatchString(id.Name) {
-		return fmt.Errorf("identity %s: the name %q is not made of lower-case letters, digits, '-', '_' and '.'", id, id.Name)
+	switch id.Kind {
+	case Server:
+		return nil
+	case Service, Gateway, Node:
+	default:
+		return fmt.Errorf("identity of the unknown kind %q", id.Kind)
 	}
-	if (id.Kind == Service || id.Kind == Gateway) && !names.MatchString(id.Namespace) {
-		return fmt.Errorf("identity %s: the namespace %q is not made of lower-case letters, digits, '-', '_' and '.'", id, id.Namespace)
+	if err := CheckName(id.Name); err != nil {
+		return fmt.Errorf("identity of a %s: %w", id.Kind, err)
+	}
+	if id.Kind == Node {
+		return nil
+	}
+	if err := CheckName(id.Namespace); err != nil {
+		return fmt.Errorf("identity of a %s: namespace: %w", id.Kind, err)
 	}
 	return nil
 }
