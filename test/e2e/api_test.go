@@ -32,7 +32,6 @@ type proxy struct {
 	ID        string `json:"id"`
 	Connected bool   `json:"connected"`
 	Synced    bool   `json:"synced"`
-	Sent      uint64 `json:"sent"` // resources since the server's start
 }
 
 // get reads a path of the HTTP API.
@@ -103,20 +102,6 @@ func (m *mesh) ready(want []string) {
 		}
 		return nil
 	})
-}
-
-// sent says how many resources the server has sent to all proxies.
-func (m *mesh) sent(t *testing.T) uint64 {
-	t.Helper()
-	proxies, err := m.proxies()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var n uint64
-	for _, p := range proxies {
-		n += p.Sent
-	}
-	return n
 }
 
 // envoys lists the process ids of the mesh's Envoys.

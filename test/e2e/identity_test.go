@@ -249,11 +249,7 @@ service "extra" {
 // listener back for 15 s, so the agent must not give it what needs that certificate. Not parallel: it looks at the clock.
 func TestOneRefusedCertificateStopsNobodyElse(t *testing.T) {
 	m := newMesh(t, identities, "h1", "h9")
-	h1 := m.issue(t, "h1", "web,batch")
-	r := &relay{server: h1.dial(t, m)}
-	r.refused.Store(trustDomain + "/ns/default/svc/web")
-	r.listen(t, m.at("127.0.X.1:7502"), m.standIn(t, h1))
-	m.startAgent("h1", m.at("127.0.X.11"), h1.dir, m.at("127.0.X.1:7502"), map[string]string{})
+	r := m.relayed(t, "h1", "127.0.X.11", "web,batch", trustDomain+"/ns/default/svc/web")
 
 	eventually(t, "h1's Envoy", func() error {
 		if n := len(strings.Fields(m.envoys(t))); n < 2 {

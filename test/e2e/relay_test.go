@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -21,11 +22,16 @@ import (
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 )
 
-// relay stands between an agent and the server and passes everything on, but lets the signing of one identity fail.
-// Towards the server it uses the node's own certificate, towards the agent the server's.
+const xdsMethod = discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResources_FullMethodName
+
+// relay stands between an agent and the server and passes everything on. It counts the resources that the server
+// sends, and can let the signing of one identity fail. Towards the server it uses the node's own certificate,
+// towards the agent the server's.
 type relay struct {
-	server  grpc.ClientConnInterface
-	refused atomic.Value // string: the identity
+	server    grpc.ClientConnInterface
+	refused   atomic.Value // string: the identity
+	resources atomic.Int64 // that the server has sent by xDS
+	streams   atomic.Int64 // of xDS, opened so far
 }
 
 // listen serves the relay at addr until the test ends.
@@ -48,6 +54,18 @@ func (r *relay) listen(t *testing.T, addr string, cert tls.Certificate) {
 	})
 }
 
+// relayed starts the agent of a bare host with a relay between it and the server.
+func (m *mesh) relayed(t *testing.T, host, address, services, refused string) *relay {
+	t.Helper()
+	n := m.issue(t, host, services)
+	r := &relay{server: n.dial(t, m)}
+	r.refused.Store(refused)
+	at := m.at("127.0.X.1:7502")
+	r.listen(t, at, m.standIn(t, n))
+	m.startAgent(host, m.at(address), n.dir, at, map[string]string{})
+	return r
+}
+
 // pass carries one call, of whatever kind, in both directions.
 func (r *relay) pass(_ any, agent grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(agent)
@@ -57,6 +75,9 @@ func (r *relay) pass(_ any, agent grpc.ServerStream) error {
 	server, err := r.server.NewStream(metadata.NewOutgoingContext(ctx, md), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method, grpc.ForceCodecV2(raw{}))
 	if err != nil {
 		return err
+	}
+	if method == xdsMethod {
+		r.streams.Add(1)
 	}
 	refusal := make(chan error, 1)
 	go r.up(method, agent, server, func(err error) { refusal <- err; cancel() })
@@ -71,6 +92,10 @@ func (r *relay) pass(_ any, agent grpc.ServerStream) error {
 				return nil
 			}
 			return err
+		}
+		var response discoveryv3.DeltaDiscoveryResponse
+		if method == xdsMethod && proto.Unmarshal(m, &response) == nil {
+			r.resources.Add(int64(len(response.GetResources())))
 		}
 		if err := agent.SendMsg(&m); err != nil {
 			return err
