@@ -20,9 +20,11 @@ type Agent struct {
 	SourceAddress netip.Addr `json:"source_address"` // local address to connect from; invalid: the system's choice
 	Token         string     `json:"-"`              // a secret
 	TokenFile     string     `json:"token_file,omitempty"`
-	Envoy         string     `json:"envoy"`      // path or name of the Envoy binary
-	LogLevel      string     `json:"log_level"`  // debug, info, warn, error
-	LogFormat     string     `json:"log_format"` // text, json
+	Envoy         string     `json:"envoy"`        // path or name of the Envoy binary
+	Concurrency   uint32     `json:"concurrency"`  // worker threads of each Envoy; zero: 2, or as many as there are processors if fewer
+	StopProxies   bool       `json:"stop_proxies"` // Envoys end when the agent is ended in good order, instead of living on
+	LogLevel      string     `json:"log_level"`    // debug, info, warn, error
+	LogFormat     string     `json:"log_format"`   // text, json
 }
 
 //go:embed agent.hcl
@@ -59,6 +61,8 @@ var agentBlock = newBlock(block[Agent]{
 		field("token", text(), func(a *Agent) *string { return &a.Token }, "The join token, for the first start. token_file keeps it out of this file."),
 		field("token_file", text(), func(a *Agent) *string { return &a.TokenFile }, "A file that holds the join token."),
 		field("envoy", text(), func(a *Agent) *string { return &a.Envoy }, "The Envoy binary: a path, or a name that is looked up in PATH.").or(cty.StringVal("envoy")),
+		field("concurrency", whole[uint32](1, 1024), func(a *Agent) *uint32 { return &a.Concurrency }, "Worker threads of each Envoy.").orText("2, or as many as there are processors if fewer"),
+		field("stop_proxies", flag(), func(a *Agent) *bool { return &a.StopProxies }, "Whether the Envoys end when the agent is ended in good order. Otherwise they live on, and the next agent finds them.").or(cty.False),
 		logLevelAttr(func(a *Agent) *string { return &a.LogLevel }),
 		logFormatAttr(func(a *Agent) *string { return &a.LogFormat }),
 	},

@@ -28,6 +28,12 @@ server = ["127.0.0.1:7501"]
 # The Envoy binary: a path, or a name that is looked up in PATH.
 # envoy = "envoy"
 
+# Worker threads of each Envoy; by default 2, or as many as there are processors if fewer.
+# concurrency = 2
+
+# Whether the Envoys end when the agent is ended in good order. Otherwise they live on, and the next agent finds them.
+# stop_proxies = false
+
 # debug, info, warn or error; text or json.
 # log_level  = "info"
 # log_format = "text"
