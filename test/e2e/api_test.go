@@ -53,7 +53,10 @@ func (m *mesh) get(path string, into any) error {
 	return json.NewDecoder(resp.Body).Decode(into)
 }
 
-func (m *mesh) tryStatus() (s status, err error) { return s, m.get("/v1/status", &s) }
+func (m *mesh) tryStatus() (s status, err error) {
+	err = m.get("/v1/status", &s)
+	return s, err
+}
 
 func (m *mesh) status() status {
 	m.t.Helper()
@@ -68,7 +71,8 @@ func (m *mesh) proxies() ([]proxy, error) {
 	var out struct {
 		Proxies []proxy `json:"proxies"`
 	}
-	return out.Proxies, m.get("/v1/proxies", &out)
+	err := m.get("/v1/proxies", &out)
+	return out.Proxies, err
 }
 
 // tryWattle runs a command of the CLI against the mesh's server.

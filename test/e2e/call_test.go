@@ -138,7 +138,8 @@ func exchange(ctx context.Context, addr, line string) (echo.Answer, error) {
 	if echoed != line+"\n" {
 		return ans, fmt.Errorf("sent %q, got %q", line, back)
 	}
-	return ans, json.Unmarshal([]byte(answer+"}"), &ans)
+	err = json.Unmarshal([]byte(answer+"}"), &ans)
+	return ans, err
 }
 
 // tally sends n equal requests, some at a time, and counts the answers by key. A call that fails is a failure of the test.

@@ -118,6 +118,7 @@ state_dir = "DIR/server"
 policy    = "DIR/policy"
 http      = "127.0.X.1:7500"
 agents    = "127.0.X.1:7501"
+names     = ["127.0.X.1"]
 `)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		m.t.Fatal(err)
@@ -229,6 +230,7 @@ services_dir   = "DIR/%[1]s/services.d"
 address        = %[4]q
 source_address = %[4]q
 envoy          = %q
+concurrency    = 1
 stop_proxies   = true
 `, host, server, state, address, suite.envoy)
 	if files["token"] != "" {
