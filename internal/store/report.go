@@ -1,0 +1,43 @@
+package store
+
+import (
+	"encoding/json"
+	"net/netip"
+
+	"go.etcd.io/bbolt"
+)
+
+// Report is what a node's agent said last, as far as it was accepted.
+type Report struct {
+	Node          string         `json:"node"`
+	Address       netip.Addr     `json:"address"` // as the server verified it
+	MeshPort      uint16         `json:"mesh_port,omitempty"`
+	Registrations []Registration `json:"registrations,omitempty"`
+	Health        []Health       `json:"health,omitempty"`
+}
+
+// Registration is a workload that a node declared.
+type Registration struct {
+	Namespace string          `json:"namespace"`
+	Service   string          `json:"service"`
+	Instance  string          `json:"instance,omitempty"`
+	Body      json.RawMessage `json:"body"` // a configs.Service
+	Origin    string          `json:"origin,omitempty"`
+}
+
+// Health is what an agent said of one of its workloads.
+type Health struct {
+	Namespace string `json:"namespace"`
+	Service   string `json:"service"`
+	Instance  string `json:"instance,omitempty"`
+	Healthy   bool   `json:"healthy"`
+	Reason    string `json:"reason,omitempty"`
+}
+
+// SaveReport replaces what is kept of a node's report. Calls at the same time share their writes to the disk.
+func (s *Store) SaveReport(r Report) error {
+	return s.db.Batch(func(tx *bbolt.Tx) error { return put(tx, reportBucket, []byte(r.Node), r) })
+}
+
+// Reports returns the last report of every node, sorted by node.
+func (s *Store) Reports() ([]Report, error) { return all[Report](s.db, reportBucket) }
