@@ -15,7 +15,7 @@ import (
 
 // patience is how long a Source has to notice a change, stopTime how long to end.
 const (
-	patience = 20 * time.Second
+	patience = 10 * time.Second
 	stopTime = time.Second
 )
 

@@ -60,8 +60,8 @@ func (s *Source) Run(ctx context.Context, publish func([]*registry.Service)) err
 			return
 		}
 		services := memo.Services(policy)
-		s.tell(append(diags[:len(diags):len(diags)], loader.Locate(memo.Diagnostics())...))
 		publish(services)
+		s.tell(append(diags[:len(diags):len(diags)], loader.Locate(memo.Diagnostics())...))
 	})
 }
 
