@@ -9,7 +9,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 STATIC  := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 PROTOS  := $(shell git ls-files '*.proto' 2>/dev/null)
 
-# BENCH_SHORT=1 runs each measurement for a short time only. PKG narrows test, golden and fuzz down.
+# BENCH_SHORT=1 runs each measurement for a short time only. PKG narrows test and fuzz down.
 BENCH_FLAGS ?= $(if $(BENCH_SHORT),-short)
 FUZZTIME    ?= 20s
 PKG         ?= ./...
@@ -52,7 +52,7 @@ lint: .bin/staticcheck ## Check format, vet, staticcheck, go.mod, the import rul
 
 .PHONY: golden
 golden: ## Write the golden files anew; git diff shows the effect
-	WATTLE_GOLDEN=write go test $(PKG)
+	go test $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs dirname | sort -u) -update
 
 .PHONY: fuzz
 fuzz: ## Fuzz every fuzz target for FUZZTIME (20s)
