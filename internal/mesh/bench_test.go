@@ -3,6 +3,7 @@ package mesh
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -61,13 +62,26 @@ func largeVirtualService(n registry.Name, weight uint32) *configs.VirtualService
 
 var lastService = registry.Name{Namespace: "default", Name: fmt.Sprintf("svc-%04d", manyServices-1)}
 
+// BenchmarkResolveFromNothing also reports what one view holds beside catalog and policy.
 func BenchmarkResolveFromNothing(b *testing.B) {
 	w := largeWorld()
 	cat, pol := w.catalog(nil), w.policy()
+	before := heap()
+	view, _ := Resolve(nil, cat, pol)
+	size := heap() - before
+	runtime.KeepAlive(view)
 	b.ReportAllocs()
 	for b.Loop() {
 		Resolve(nil, cat, pol)
 	}
+	b.ReportMetric(float64(size)/1e6, "MB/view")
+}
+
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // BenchmarkResolveEndpoint changes the health of one endpoint.

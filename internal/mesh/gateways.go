@@ -17,26 +17,18 @@ func (r *resolver) routeGateway(n registry.Name, g *configs.Gateway) {
 		return
 	}
 	p := r.pathfinder()
-	vs := p.attachments(r.attached.get(n.String()), n)
+	attached := p.attachments(g, r.attached.get(n.String()))
 	out := &Gateway{Namespace: n.Namespace, Name: n.Name, Identity: r.gatewayIdentity(n), Origin: g.Origin}
-	served := make([]bool, len(vs))
 	for _, s := range g.Servers {
 		routes := &Routes{Name: gatewayRouteName(n, s.Name)}
 		claims := map[string]*configs.VirtualService{}
-		for i, a := range vs {
-			domains := narrow(a.domains, s.Hosts)
-			served[i] = served[i] || len(domains) > 0
-			if domains = p.claim(claims, a.block, domains); len(domains) > 0 {
+		for _, a := range attached {
+			if domains := p.claim(claims, a.VirtualService, narrow(a.domains, s.Hosts)); len(domains) > 0 {
 				routes.VirtualHosts = append(routes.VirtualHosts,
-					&VirtualHost{Name: blockName(a.block.Block).String(), Domains: domains, Rules: a.rules, Origin: a.block.Origin})
+					&VirtualHost{Name: blockName(a.Block).String(), Domains: domains, Rules: a.rules, Origin: a.Origin})
 			}
 		}
 		out.Servers = append(out.Servers, &Server{Name: s.Name, Bind: s.Bind, Routes: routes, Origin: s.Origin})
-	}
-	for i, a := range vs {
-		if !served[i] {
-			p.notes = append(p.notes, notServed(a.block, g))
-		}
 	}
 	slices.SortFunc(p.uses, ClusterRef.Compare)
 	p.uses = slices.Compact(p.uses)
@@ -46,21 +38,27 @@ func (r *resolver) routeGateway(n registry.Name, g *configs.Gateway) {
 	r.note(about, p.notes)
 }
 
-// attachment is a virtual service at a gateway.
+// attachment is a virtual service at a gateway, with the domains that mean it there.
 type attachment struct {
-	block   *configs.VirtualService
+	*configs.VirtualService
 	domains []string
 	rules   []*Rule
 }
 
-func (p *pathfinder) attachments(all []*configs.VirtualService, gateway registry.Name) []attachment {
-	out := make([]attachment, len(all))
-	for i, vs := range all {
-		out[i] = attachment{block: vs, rules: p.rules(vs, 0)}
-		out[i].domains = slices.Clone(vs.Domains)
+// attachments resolves those virtual services of which some server answers to a domain.
+func (p *pathfinder) attachments(g *configs.Gateway, all []*configs.VirtualService) []attachment {
+	var out []attachment
+	for _, vs := range all {
+		a := attachment{VirtualService: vs, domains: slices.Clone(vs.Domains)}
 		for _, h := range vs.Hosts {
-			out[i].domains = append(out[i].domains, p.r.domainsOf(registry.Name(h), gateway)...)
+			a.domains = append(a.domains, p.r.domainsOf(registry.Name(h), blockName(g.Block))...)
 		}
+		if !slices.ContainsFunc(g.Servers, func(s *configs.GatewayServer) bool { return len(narrow(a.domains, s.Hosts)) > 0 }) {
+			p.notes = append(p.notes, notServed(vs, g))
+			continue
+		}
+		a.rules = p.rules(vs, 0)
+		out = append(out, a)
 	}
 	return out
 }

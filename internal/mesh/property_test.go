@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"bytes"
+	"encoding/json"
 	"reflect"
 	"slices"
 	"testing"
@@ -100,9 +102,16 @@ func TestAViewMadeStepByStepEqualsOneMadeFromNothing(t *testing.T) {
 			}
 			cat = w.catalog(cat)
 			pol := w.policy()
+			before := encoded(t, view)
 			next, diags := Resolve(view, cat, pol)
+			if !bytes.Equal(before, encoded(t, view)) {
+				t.Fatalf("%s: the view before was written to", what)
+			}
 			fresh, want := Resolve(&View{Ports: view.Ports}, cat, pol)
 			requireSame(t, what, next, fresh)
+			if a, b := encoded(t, next), encoded(t, fresh); !bytes.Equal(a, b) {
+				t.Fatalf("%s: JSON differs: %s", what, cmp.Diff(string(b), string(a)))
+			}
 			if !slices.Equal(diags, want) {
 				t.Fatalf("%s: diagnostics differ: %s", what, cmp.Diff(want, diags))
 			}
@@ -110,6 +119,14 @@ func TestAViewMadeStepByStepEqualsOneMadeFromNothing(t *testing.T) {
 			view = next
 		}
 	})
+}
+
+func encoded(t *rapid.T, v *View) []byte {
+	out, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 func requireLineage(t *rapid.T, what string, was, now *View) {

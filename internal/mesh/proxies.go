@@ -104,7 +104,7 @@ func compareKeys(a, b *Scope) int { return strings.Compare(a.Key, b.Key) }
 // bindConflicts finds listeners of one host that want the same address: of two callers, or of a caller and a
 // gateway. Two services with all their upstreams at the same addresses are one mistake.
 func (r *resolver) bindConflicts(p *Proxy, gateways []registry.Name) []note {
-	var all []claim
+	all := r.claims[:0]
 	for _, n := range gateways {
 		if g, ok := find(r.pol.Gateways, n, blockOfGateway); ok {
 			for _, s := range g.Servers {
@@ -117,6 +117,7 @@ func (r *resolver) bindConflicts(p *Proxy, gateways []registry.Name) []note {
 			all = append(all, claim{u.Bind, u.Socket, claimant{s.Service.String(), u.Origin}})
 		}
 	}
+	r.claims = all
 	slices.SortStableFunc(all, func(a, b claim) int {
 		return cmp.Or(a.bind.Compare(b.bind), strings.Compare(a.socket, b.socket))
 	})

@@ -72,6 +72,7 @@ type resolver struct {
 	groups   map[registry.WorkloadKey]bool      // (host, service) whose mesh ports must be allotted
 	rescope  map[string]bool                    // workloads whose scope must be resolved
 	rekeyed  map[string]bool                    // scopes whose members changed
+	claims   []claim                            // scratch of bindConflicts
 	copied   map[string]*Workload               // workloads that this run made, and may still write to
 }
 
