@@ -36,7 +36,7 @@ type state struct {
 	list  configs.Diagnostics  // of notes, as Resolve returned it
 }
 
-// source is what has routes of its own: a service with a virtual service, or a gateway.
+// sourceID is what has routes of its own: a service with a virtual service, or a gateway.
 type sourceID struct {
 	gateway bool
 	registry.Name
