@@ -1,12 +1,18 @@
 package xds
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
+	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/wattle-mesh/wattle/translator"
 )
@@ -29,24 +35,163 @@ type ClientOptions struct {
 	OnStream func(error)
 }
 
+// The pause between two attempts to open a stream, before jitter.
+const (
+	minPause = 200 * time.Millisecond
+	maxPause = 10 * time.Second
+)
+
+// maxReceived bounds a response: the whole of a large mesh comes in one.
+const maxReceived = 256 << 20
+
+// Client keeps one delta stream open and remembers the versions it has, so that a reconnect transfers only what differs.
+type Client struct {
+	o        ClientOptions
+	versions [translator.NumTypes]map[string]string // what was taken in; guarded by mu
+	mu       sync.Mutex
+	live     *clientStream // nil: none is up; guarded by mu
+}
+
+// clientStream is one stream. Requests are sent under the client's lock.
+type clientStream struct {
+	grpc.ClientStream
+}
+
+// NewClient makes a client that does nothing until Run.
+func NewClient(o ClientOptions) *Client {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Client{o: o}
+	for t := range c.versions {
+		c.versions[t] = map[string]string{}
+		for name, version := range o.Known[translator.Type(t)] {
+			c.versions[t][name] = version
+		}
+	}
+	return c
+}
+
+// Run keeps the stream open, with back-off and jitter between attempts, until ctx is done.
+func (c *Client) Run(ctx context.Context) error {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = minPause, maxPause
+	for {
+		began := time.Now()
+		err := c.stream(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if c.o.OnStream != nil {
+			c.o.OnStream(err)
+		}
+		if time.Since(began) > maxPause {
+			pause.Reset()
+		}
+		wait := pause.NextBackOff()
+		c.o.Log.Warn("xds stream ended", "error", err, "again_in", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// stream opens a stream and reads it to its end.
+func (c *Client) stream(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g, err := c.o.Conn.NewStream(ctx, &discoveryv3.AggregatedDiscoveryService_ServiceDesc.Streams[1],
+		discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResources_FullMethodName,
+		grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(maxReceived), grpc.StaticMethod())
+	if err != nil {
+		return err
+	}
+	s := &clientStream{g}
+	if err := c.open(s); err != nil {
+		return err
+	}
+	defer c.close()
+	if c.o.OnStream != nil {
+		c.o.OnStream(nil)
+	}
+	for {
+		var in incoming
+		if err := g.RecvMsg(&in); err != nil {
+			return err
+		}
+		if !in.known {
+			continue
+		}
+		r := &Response{Type: in.typ, Resources: in.resources, Removed: in.removed, c: c, s: s, nonce: in.nonce}
+		if err := c.o.Handle(r); !errors.Is(err, ErrLater) {
+			r.Answer(err)
+		}
+	}
+}
+
+// open sends the first request of each type.
+func (c *Client) open(s *clientStream) error {
+	node, err := proto.Marshal(c.o.Node)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, t := range c.o.Types {
+		q := query{typ: t, subscribe: []string{"*"}, initial: c.versions[t]}
+		if i == 0 {
+			q.node = node
+		}
+		if err := s.SendMsg(q.encode()); err != nil {
+			return err
+		}
+	}
+	c.live = s
+	return nil
+}
+
+func (c *Client) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.live = nil
+}
+
 // Response is one delta response.
 type Response struct {
 	Type      translator.Type
 	Resources []*translator.Resource // without Variant and Origin
 	Removed   []string
+
+	c     *Client
+	s     *clientStream
+	nonce string
 }
 
 // Answer acknowledges the response (nil) or refuses it. Only the first call counts, and none after the stream has
 // ended. It may be called from any goroutine.
-func (r *Response) Answer(err error) {}
-
-// Client keeps one delta stream open and remembers the versions it has, so that a reconnect transfers only what differs.
-type Client struct {
-	o ClientOptions
+func (r *Response) Answer(err error) {
+	c := r.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r.nonce == "" || c.live != r.s {
+		return
+	}
+	q := query{typ: r.Type, nonce: r.nonce}
+	r.nonce = ""
+	if err != nil {
+		q.refused = cmp.Or(err.Error(), "refused")
+	} else {
+		have := c.versions[r.Type]
+		for _, res := range r.Resources {
+			have[res.Name] = res.Version
+		}
+		for _, name := range r.Removed {
+			delete(have, name)
+		}
+	}
+	if err := r.s.SendMsg(q.encode()); err != nil {
+		c.o.Log.Debug("answer on a stream that ends", "error", err) // the reader sees why
+	}
 }
-
-// NewClient makes a client that does nothing until Run.
-func NewClient(o ClientOptions) *Client { return &Client{o: o} }
-
-// Run keeps the stream open, with back-off and jitter between attempts, until ctx is done.
-func (c *Client) Run(ctx context.Context) error { <-ctx.Done(); return nil }

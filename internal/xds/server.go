@@ -6,11 +6,14 @@ package xds
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/wattle-mesh/wattle/translator"
 )
@@ -22,31 +25,70 @@ type Options struct {
 	// error ends the stream and should be a gRPC status. Required.
 	Authorize func(ctx context.Context, node *corev3.Node) (proxyID string, err error)
 	// OnConverged, if set, is called once for each generation, when every stream that it touched has answered it or
-	// ended: how many these were, how many of them refused something, and how long it took since Apply. It is called
-	// from a goroutine of the server that holds no lock, never from within Apply.
+	// ended: how many were sent something, how many of them refused something, and how long it took since Apply. It is
+	// called from a goroutine of the server that holds no lock, never from within Apply.
 	OnConverged func(gen uint64, proxies int, took time.Duration, nacked int)
 	// Metrics, if set, gets the server's collectors.
 	Metrics prometheus.Registerer
 }
 
-// Server is the table and its streams. Its methods may be called from any goroutine.
+// Server is the table and its streams. Its methods may be called from any goroutine. One lock guards it all: what it
+// is held for takes microseconds, and nothing is sent under it.
 type Server struct {
-	o Options
+	o       Options
+	metrics *metrics
+
+	mu sync.Mutex
+	table
+	mint mint
+	jobs jobs
 }
 
 // New makes a server with an empty table.
-func New(o Options) *Server { return &Server{o: o} }
+func New(o Options) *Server {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{o: o, metrics: newMetrics(o.Metrics), table: newTable(), mint: newMint()}
+}
 
-// Register adds the aggregated discovery service to a gRPC server made with ServerOptions.
-func (s *Server) Register(r grpc.ServiceRegistrar) {}
+// Register adds the aggregated discovery service, of which only the delta protocol is implemented, to a gRPC server
+// made with ServerOptions.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(r, discovery{s: s})
+}
 
 // Apply brings changes into the table and has them sent. It does not wait for any stream. The generation it
 // returns is the one that OnConverged names.
-func (s *Server) Apply(c translator.Changes) (gen uint64) { return 0 }
+func (s *Server) Apply(c translator.Changes) (gen uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := &round{began: time.Now(), waiting: 1}
+	touched := s.apply(c)
+	r.gen = s.gen
+	for _, p := range touched {
+		if p.stream != nil {
+			p.stream.joinRound(r)
+			s.queue(p.stream)
+		}
+	}
+	s.leave(r)
+	return r.gen
+}
 
 // ServerOptions returns what a gRPC server needs to carry the streams of a Server cheaply. Other services may be
-// registered on the same gRPC server.
-func ServerOptions() []grpc.ServerOption { return nil }
-
-// Proxies returns the state of every proxy that is known or connected, sorted by id.
-func (s *Server) Proxies() []ProxyStatus { return nil }
+// registered on the same gRPC server. Fixed windows keep gRPC from estimating the bandwidth, which costs a ping for
+// every acknowledgement that is read.
+func ServerOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(codec{}),
+		grpc.ReadBufferSize(4 << 10),
+		grpc.StaticStreamWindowSize(256 << 10),
+		grpc.StaticConnWindowSize(1 << 20),
+		grpc.MaxConcurrentStreams(256),
+		grpc.MaxRecvMsgSize(16 << 20),
+		grpc.MaxHeaderListSize(16 << 10),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	}
+}

@@ -1,0 +1,135 @@
+package xds
+
+import (
+	"hash/maphash"
+	"slices"
+	"strconv"
+	"strings"
+	"weak"
+
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/wattle-mesh/wattle/translator"
+)
+
+// Fields of envoy.service.discovery.v3.DeltaDiscoveryResponse.
+const (
+	responseVersion   = 1
+	responseResources = 2
+	responseTypeURL   = 4
+	responseNonce     = 5
+	responseRemoved   = 6
+)
+
+// message is an encoded response. Immutable, and shared by all streams that need the same content: its nonce is
+// the generation, which is all that the protocol asks of a nonce as long as one response per type is unanswered.
+type message struct {
+	typ       translator.Type
+	gen       uint64
+	resources []*translator.Resource // sorted by name
+	removed   []string               // sorted
+	entries   []*entry               // of the resources, sorted by seq
+	wire      mem.BufferSlice
+	size      int
+}
+
+// maxCopied bounds the responses that are encoded in one piece. Larger ones refer to the resources' own bytes, so
+// that thousands of them cost nothing.
+const maxCopied = 16 << 10
+
+// newMessage encodes a response.
+func newMessage(typ translator.Type, gen uint64, resources []*translator.Resource, removed []string) *message {
+	m := &message{typ: typ, gen: gen, resources: resources, removed: removed}
+	nonce := strconv.FormatUint(gen, 10)
+	var b []byte
+	b = appendString(b, responseVersion, nonce)
+	b = appendString(b, responseTypeURL, typ.URL())
+	b = appendString(b, responseNonce, nonce)
+	for _, name := range removed {
+		b = appendString(b, responseRemoved, name)
+	}
+	total := len(b)
+	for _, r := range resources {
+		total += len(r.Wire) + 8
+	}
+	if total <= maxCopied {
+		b = slices.Grow(b, total-len(b))
+		for _, r := range resources {
+			b = protowire.AppendTag(b, responseResources, protowire.BytesType)
+			b = protowire.AppendBytes(b, r.Wire)
+		}
+		m.wire = mem.BufferSlice{mem.SliceBuffer(b)}
+	} else {
+		m.wire = make(mem.BufferSlice, 0, 1+2*len(resources))
+		for _, r := range resources {
+			b = protowire.AppendTag(b, responseResources, protowire.BytesType)
+			b = protowire.AppendVarint(b, uint64(len(r.Wire)))
+			m.wire = append(m.wire, mem.SliceBuffer(b), mem.SliceBuffer(r.Wire))
+			b = nil
+		}
+	}
+	m.size = m.wire.Len()
+	return m
+}
+
+func appendString(b []byte, field protowire.Number, s string) []byte {
+	b = protowire.AppendTag(b, field, protowire.BytesType)
+	return protowire.AppendString(b, s)
+}
+
+// names reports whether the message brings or removes a resource.
+func (m *message) names(name string) bool {
+	_, ok := slices.BinarySearchFunc(m.resources, name, func(r *translator.Resource, name string) int {
+		return strings.Compare(r.Name, name)
+	})
+	if !ok {
+		_, ok = slices.BinarySearch(m.removed, name)
+	}
+	return ok
+}
+
+// maxShared bounds how many messages the mint remembers.
+const maxShared = 4096
+
+// mint makes messages, and gives out again one that is still in use when the same content is asked for.
+type mint struct {
+	seed   maphash.Seed
+	gen    uint64
+	shared map[uint64]weak.Pointer[message]
+}
+
+func newMint() mint {
+	return mint{seed: maphash.MakeSeed(), shared: map[uint64]weak.Pointer[message]{}}
+}
+
+// message returns the response with the entries, which are sorted by seq, and the removed names, which are sorted.
+func (m *mint) message(typ translator.Type, gen uint64, entries []*entry, removed []string) *message {
+	if m.gen != gen || len(m.shared) >= maxShared {
+		m.gen = gen
+		clear(m.shared)
+	}
+	var h maphash.Hash
+	h.SetSeed(m.seed)
+	maphash.WriteComparable(&h, typ)
+	for _, e := range entries {
+		maphash.WriteComparable(&h, e.seq)
+	}
+	for _, name := range removed {
+		maphash.WriteComparable(&h, name)
+	}
+	key := h.Sum64()
+	old := m.shared[key].Value()
+	if old != nil && old.typ == typ && slices.Equal(old.entries, entries) && slices.Equal(old.removed, removed) {
+		return old
+	}
+	resources := make([]*translator.Resource, len(entries))
+	for i, e := range entries {
+		resources[i] = e.res
+	}
+	slices.SortFunc(resources, func(a, b *translator.Resource) int { return strings.Compare(a.Name, b.Name) })
+	now := newMessage(typ, gen, resources, removed)
+	now.entries = slices.Clone(entries)
+	m.shared[key] = weak.Make(now)
+	return now
+}
