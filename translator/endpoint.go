@@ -1,0 +1,73 @@
+package translator
+
+import (
+	"net/netip"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/wattle-mesh/wattle/internal/mesh"
+	"github.com/wattle-mesh/wattle/registry"
+)
+
+// endpoints translates the endpoints of a cluster, grouped by locality in the order of their first endpoint.
+func endpoints(set *mesh.EndpointSet) (*Resource, error) {
+	name := clusterName(set.ClusterRef)
+	m := &endpointv3.ClusterLoadAssignment{ClusterName: name}
+	groups := map[registry.Locality]*endpointv3.LocalityLbEndpoints{}
+	for i := range set.Endpoints {
+		e := &set.Endpoints[i]
+		g := groups[e.Locality]
+		if g == nil {
+			g = &endpointv3.LocalityLbEndpoints{Locality: locality(e.Locality)}
+			groups[e.Locality] = g
+			m.Endpoints = append(m.Endpoints, g)
+		}
+		g.LbEndpoints = append(g.LbEndpoints, endpoint(e))
+	}
+	return encode(Key{Type: Endpoint, Name: name}, m, "")
+}
+
+func endpoint(e *mesh.Endpoint) *endpointv3.LbEndpoint {
+	m := &endpointv3.LbEndpoint{
+		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socket(netip.AddrPortFrom(e.Address, e.Port))}},
+		HealthStatus:        health(e.Health),
+		LoadBalancingWeight: wrapperspb.UInt32(max(e.Weight, 1)),
+	}
+	if e.MTLS {
+		m.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"envoy.transport_socket_match": mtlsMetadata()}}
+	}
+	return m
+}
+
+func health(h registry.Health) corev3.HealthStatus {
+	switch h {
+	case registry.Unhealthy:
+		return corev3.HealthStatus_UNHEALTHY
+	case registry.Draining:
+		return corev3.HealthStatus_DRAINING
+	}
+	return corev3.HealthStatus_HEALTHY
+}
+
+func locality(l registry.Locality) *corev3.Locality {
+	if l == (registry.Locality{}) {
+		return nil
+	}
+	return &corev3.Locality{Region: l.Region, Zone: l.Zone, SubZone: l.Rack}
+}
+
+// socket is a TCP address.
+func socket(a netip.AddrPort) *corev3.Address {
+	return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
+		Address:       a.Addr().String(),
+		PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(a.Port())},
+	}}}
+}
+
+// pipe is a unix socket that only its owner may connect to.
+func pipe(path string) *corev3.Address {
+	return &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: path, Mode: 0o600}}}
+}

@@ -1,0 +1,56 @@
+package translator
+
+import (
+	"slices"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/wattle-mesh/wattle/internal/mesh"
+	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
+)
+
+// plan translates what a host must run and hold: the workloads of its host proxy, and those of all its proxies that
+// have something to do.
+func plan(host *mesh.Proxy, all []*mesh.Proxy, trustDomain string) (*Resource, error) {
+	m := &planpb.HostPlan{Host: host.Host, TrustDomain: trustDomain}
+	for _, w := range host.Workloads {
+		m.Workloads = append(m.Workloads, planWorkload(w))
+	}
+	for _, px := range all {
+		if ids := identities(px); len(ids) > 0 {
+			m.Proxies = append(m.Proxies, &planpb.Proxy{Id: px.ID, Identities: ids})
+		}
+	}
+	return encode(Key{Type: HostPlan, Name: host.Host, Variant: host.ID}, m, "")
+}
+
+// identities lists, sorted, those that a proxy speaks for.
+func identities(px *mesh.Proxy) []string {
+	var out []string
+	for _, w := range px.Workloads {
+		out = append(out, w.Identity)
+	}
+	if px.Gateway != nil {
+		out = append(out, px.Gateway.Identity)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func planWorkload(w *mesh.Workload) *planpb.Workload {
+	m := &planpb.Workload{
+		Namespace: w.Service.Namespace, Service: w.Service.Name, Instance: w.Instance,
+		Identity: w.Identity, MeshPort: uint32(w.MeshPort),
+	}
+	for _, p := range w.Ports {
+		m.Ports = append(m.Ports, &planpb.Port{Number: uint32(p.Number), Protocol: string(p.Protocol), Local: p.Local.String()})
+	}
+	for _, c := range w.Checks {
+		m.Checks = append(m.Checks, &planpb.Check{
+			Type: c.Type, Port: uint32(c.Port), Path: c.Path,
+			Interval: durationpb.New(c.Interval), Timeout: durationpb.New(c.Timeout),
+			HealthyThreshold: c.Healthy, UnhealthyThreshold: c.Unhealthy,
+		})
+	}
+	return m
+}
