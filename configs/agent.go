@@ -62,7 +62,7 @@ var agentBlock = newBlock(block[Agent]{
 		field("token_file", text(), func(a *Agent) *string { return &a.TokenFile }, "A file that holds the join token."),
 		field("envoy", text(), func(a *Agent) *string { return &a.Envoy }, "The Envoy binary: a path, or a name that is looked up in PATH.").or(cty.StringVal("envoy")),
 		field("concurrency", whole[uint32](1, 1024), func(a *Agent) *uint32 { return &a.Concurrency }, "Worker threads of each Envoy.").orText("2, or as many as there are processors if fewer"),
-		field("stop_proxies", flag(), func(a *Agent) *bool { return &a.StopProxies }, "Whether the Envoys end when the agent is ended in good order. Otherwise they live on, and the next agent finds them.").or(cty.False),
+		field("stop_proxies", boolean(), func(a *Agent) *bool { return &a.StopProxies }, "Whether the Envoys end when the agent is ended in good order. Otherwise they live on, and the next agent finds them.").or(cty.False),
 		logLevelAttr(func(a *Agent) *string { return &a.LogLevel }),
 		logFormatAttr(func(a *Agent) *string { return &a.LogFormat }),
 	},

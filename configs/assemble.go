@@ -17,7 +17,8 @@ import (
 func (d *decoder) file(tree *parsed) {
 	d.namespace = d.env.namespaceOf(d.src.path)
 	var body hcl.Body = tree.body
-	if tree.dynamic {
+	if d.expanded = tree.dynamic; d.expanded {
+		d.inspect(header{body: tree.body}, fileBlock.shape)
 		body = dynblock.Expand(body, d.ctx, dynblock.OptCheckForEach(d.checkForEach))
 	}
 	d.frame = &frame{}

@@ -1,6 +1,8 @@
 package configs
 
 import (
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,6 +18,7 @@ type header struct {
 	rng         hcl.Range // type and labels
 	typeRange   hcl.Range
 	body        hcl.Body
+	made        bool // by a dynamic block, which has its labels
 }
 
 // String returns `http "testers"`.
@@ -33,6 +36,8 @@ type frame struct {
 	head     header
 	reader   reader
 	children []*frame
+	meant    []string // attributes that unknown ones seem to mean
+	before   int      // diagnostics when it began
 }
 
 // String returns `virtual_service "reviews", http "testers"`.
@@ -99,15 +104,62 @@ func headerOf(b *hclsyntax.Block) header {
 }
 
 func (n native) strangers(d *decoder, s *shape) {
-	for name, a := range n.Attributes {
+	var unknown []string
+	for name := range n.Attributes {
 		if s.find(name) == nil {
-			d.unknownAttr(s, name, a.NameRange)
+			unknown = append(unknown, name)
 		}
+	}
+	slices.Sort(unknown)
+	for _, name := range unknown {
+		d.unknownAttr(s, name, n.Attributes[name].NameRange)
 	}
 	for _, b := range n.Blocks {
 		if s.inner(b.Type) == nil {
 			d.unknownBlock(s, headerOf(b))
 		}
+	}
+}
+
+// inspect reports what is in no shape in a body whose dynamic blocks are not expanded yet, all the way down.
+func (d *decoder) inspect(h header, s *shape) {
+	f := &frame{parent: d.frame, head: h}
+	d.frame = f
+	defer func() { d.frame = f.parent }()
+	body := h.body.(*hclsyntax.Body)
+	rest := *body
+	rest.Blocks = nil
+	if h.typ != "" && !h.made && !s.open {
+		d.checkLabels(s, h)
+	}
+	for _, b := range body.Blocks {
+		inner := headerOf(b)
+		if b.Type != "dynamic" {
+			rest.Blocks = append(rest.Blocks, b)
+			if known := s.inner(b.Type); known != nil && !known.shape().open {
+				d.inspect(inner, known.shape())
+			}
+			continue
+		}
+		if len(b.Labels) != 1 {
+			d.report(d.src.place(inner.rng, f), Error, codeLabels, fmt.Sprintf("dynamic has %d labels", len(b.Labels)), "Its label is the type of the blocks that it makes.")
+			continue
+		}
+		known := s.inner(b.Labels[0])
+		if known == nil {
+			d.unknownBlock(s, header{typ: b.Labels[0], typeRange: b.LabelRanges[0]})
+			continue
+		}
+		for _, content := range b.Body.Blocks {
+			if content.Type == "content" {
+				inner := headerOf(content)
+				inner.typ, inner.labels, inner.made = b.Labels[0], nil, true
+				d.inspect(inner, known.shape())
+			}
+		}
+	}
+	if !s.open {
+		native{&rest}.strangers(d, s)
 	}
 }
 
@@ -128,5 +180,5 @@ func (e expanded) each(visit func(header)) {
 	}
 }
 
-// strangers does nothing: the content was asked for by schema, and what is not in it was reported then.
+// strangers does nothing: inspect reported them before the dynamic blocks were expanded.
 func (expanded) strangers(*decoder, *shape) {}

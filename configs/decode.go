@@ -2,7 +2,9 @@ package configs
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -29,13 +31,14 @@ type decoder struct {
 	label     hcl.Range      // the label that is being decoded
 	path      []cty.Value    // where in its value
 	blocks    int
+	expanded  bool       // the file has dynamic blocks
 	host      *hostScope // set in a host block
 }
 
 // decode reads one block. It returns a value even where there were errors.
 func (b *block[T]) decode(d *decoder, h header) *T {
 	t := new(T)
-	f := &frame{parent: d.frame, head: h}
+	f := &frame{parent: d.frame, head: h, before: len(d.out.diags)}
 	if d.frame != nil {
 		d.frame.children = append(d.frame.children, f)
 	}
@@ -79,21 +82,28 @@ func (d *decoder) read(body hcl.Body, s *shape) reader {
 }
 
 func decodeLabels[T any](d *decoder, b *block[T], h header, t *T) {
-	if len(h.labels) != len(b.labels) {
-		want := "no label"
-		if n := len(b.labels); n > 0 {
-			want = fmt.Sprintf("%d labels", n)
-			if n == 1 {
-				want = "one label, its " + b.labels[0].name
-			}
-		}
-		d.failFrame(d.frame, codeLabels, fmt.Sprintf("%s has %d labels", h.typ, len(h.labels)), fmt.Sprintf("A %s block has %s.", h.typ, want))
-	}
+	d.checkLabels(b.shape, h)
 	for i := range min(len(b.labels), len(h.labels)) {
 		d.label, d.attr = h.labelRanges[i], b.labels[i].name
 		b.labels[i].set(d, t, cty.StringVal(h.labels[i]))
 	}
 	d.label = hcl.Range{}
+}
+
+// checkLabels checks how many labels the block that is being decoded has.
+func (d *decoder) checkLabels(s *shape, h header) {
+	if len(h.labels) == len(s.labels) {
+		return
+	}
+	want := "no label"
+	switch n := len(s.labels); n {
+	case 0:
+	case 1:
+		want = "one label, its " + s.labels[0].name
+	default:
+		want = fmt.Sprintf("%d labels", n)
+	}
+	d.failFrame(d.frame, codeLabels, fmt.Sprintf("%s has %d labels", h.typ, len(h.labels)), fmt.Sprintf("A %s block has %s.", h.typ, want))
 }
 
 func decodeAttrs[T any](d *decoder, b *block[T], t *T) {
@@ -119,8 +129,8 @@ func decodeAttrs[T any](d *decoder, b *block[T], t *T) {
 			d.expr = expr
 			a.set(d, t, v)
 			d.expr = nil
-		case a.required:
-			d.failFrame(d.frame, codeMissingAttr, fmt.Sprintf("%s without %s", d.frame.head.String(), a.name), fmt.Sprintf("Give it the attribute %s: %s", a.name, a.doc))
+		case a.required && !slices.Contains(d.frame.meant, a.name):
+			d.failFrame(d.frame, codeMissingAttr, fmt.Sprintf("%s without %s", d.frame.head.String(), a.name), fmt.Sprintf("Give it the attribute %s. %s", a.name, a.doc))
 		case a.initial != cty.NilVal:
 			a.set(d, t, a.initial)
 		}
@@ -141,10 +151,13 @@ func decodeBlocks[T any](d *decoder, b *block[T], t *T) {
 	})
 	for i := range b.blocks {
 		if c := &b.blocks[i]; c.required && d.frame.child(c.name, 0) == d.frame {
-			d.failFrame(d.frame, codeMissingBlock, fmt.Sprintf("%s without a %s block", d.frame.head.String(), c.name), fmt.Sprintf("Add at least one %s block: %s", c.name, c.doc))
+			d.failFrame(d.frame, codeMissingBlock, fmt.Sprintf("%s without a %s block", d.frame.head.String(), c.name), fmt.Sprintf("Add at least one %s block. %s", c.name, c.doc))
 		}
 	}
 }
+
+// clean reports whether nothing was wrong in the block so far.
+func (d *decoder) clean() bool { return len(d.out.diags) == d.frame.before }
 
 // eval computes an expression. It reports false, after a diagnostic, if there is no value.
 func (d *decoder) eval(expr hcl.Expression) (cty.Value, bool) {
@@ -158,9 +171,9 @@ func (d *decoder) eval(expr hcl.Expression) (cty.Value, bool) {
 			}
 		}
 	}
-	v, diags := d.meter.value(expr, d.ctx)
+	v, diags := d.meter.eval(expr, d.ctx)
 	d.hclDiagnostics(diags)
-	// Unknown is what depends on a variable or local that has no value, which was reported.
+	// Unknown is what depends on something that has no value, which was reported.
 	return v, !diags.HasErrors() && v.IsWhollyKnown()
 }
 
@@ -201,6 +214,11 @@ func (d *decoder) report(p place, severity Severity, code, summary, detail strin
 
 func (d *decoder) unknownAttr(s *shape, name string, r hcl.Range) {
 	detail := didYouMean(name, s.attrNames())
+	for _, a := range s.attrs {
+		if strings.Contains(detail, strconv.Quote(a.name)) {
+			d.frame.meant = append(d.frame.meant, a.name)
+		}
+	}
 	if b := s.inner(name); b != nil {
 		detail = fmt.Sprintf(" It is a block: write %s { ... } without the equals sign.", name)
 	}

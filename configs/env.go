@@ -60,6 +60,7 @@ type variable struct {
 	typed   bool
 	deflt   cty.Value // NilVal if there is none
 	comment string
+	broken  bool // its block has errors
 	place   place
 }
 
@@ -87,7 +88,10 @@ func (e *env) setVariables(list []*variable, given map[string]string, out *decod
 		}
 		seen[v.name] = v
 		val, err := v.value(given)
-		if err != "" {
+		switch {
+		case v.broken:
+			val, e.bad = cty.DynamicVal, true
+		case err != "":
 			out.report(v.place.diagnostic(Error, codeVariable, fmt.Sprintf("variable %q has no fitting value", v.name), err))
 			val, e.bad = cty.DynamicVal, true
 		}
@@ -178,11 +182,9 @@ func (e *env) setLocals(list []*local, out *decoded) {
 			}
 		}
 		e.ctx.Variables["local"] = cty.ObjectVal(known)
-		v, diags := l.meter.value(l.expr, l.ctx)
-		for _, h := range diags {
-			out.report(translate(l.place.src, l.place.in, h, hclCode(h.Summary)))
-		}
-		e.bad = e.bad || diags.HasErrors()
+		v, diags := l.meter.eval(l.expr, l.ctx)
+		reportHCL(out, l.place, diags, false)
+		e.bad = e.bad || !v.IsWhollyKnown()
 		values[l.name] = v
 	}
 	for _, name := range slices.Sorted(maps.Keys(byName)) {

@@ -2,9 +2,12 @@ package configs
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 )
 
 // hclCodes gives the diagnostics of HCL that can appear while content is read and expressions are computed their
@@ -39,11 +42,21 @@ func hclCode(summary string) string {
 
 // hclDiagnostics reports what HCL found.
 func (d *decoder) hclDiagnostics(diags hcl.Diagnostics) {
+	reportHCL(d.out, place{src: d.src, in: d.frame}, diags, d.expanded)
+}
+
+// reportHCL reports what HCL found at a place that is known roughly. In a file whose dynamic blocks were expanded,
+// inspect has reported what does not belong there.
+func reportHCL(out *decoded, at place, diags hcl.Diagnostics, inspected bool) {
 	for i, h := range diags {
-		if h.Summary == summaryTooMuch && i > 0 {
-			continue // one for each round of each loop
+		code := hclCode(h.Summary)
+		switch {
+		case i > 0 && h.Summary == summaryTooMuch: // there is one for each round of each loop
+		case inspected && (code == codeUnknownAttr || code == codeUnknownBlock):
+		case inspected && code == codeLabels && !strings.Contains(h.Summary, "dynamic"):
+		default:
+			out.report(translate(at.src, at.in, h, code))
 		}
-		d.out.report(translate(d.src, d.frame, h, hclCode(h.Summary)))
 	}
 }
 
@@ -57,21 +70,51 @@ func translate(src *source, in *frame, h *hcl.Diagnostic, code string) Diagnosti
 	if h.Subject != nil {
 		p = src.place(*h.Subject, in)
 	}
-	detail := h.Detail
-	if h.Expression != nil {
-		switch {
-		case strings.HasPrefix(h.Summary, "Unknown variable"):
-			if word := hcl.ExprAsKeyword(h.Expression); word != "" {
-				detail = fmt.Sprintf("There is nothing named %s. If it is meant as text, write it in quotes: %q.%s", word, word, didYouMean(word, []string{"var", "local"}))
-			}
-		case strings.HasPrefix(h.Summary, "Call to unknown function"):
-			if at, _, ok := strings.Cut(string(p.text()), "("); ok || at != "" {
-				name := strings.TrimSpace(at)
-				detail = fmt.Sprintf("There is no function named %q.%s", name, didYouMean(name, functionNames()))
-			}
+	return p.diagnostic(severity, code, lowerFirst(h.Summary), remedy(h, p))
+}
+
+// remedy is HCL's detail, or ours where we know more.
+func remedy(h *hcl.Diagnostic, p place) string {
+	switch {
+	case h.Expression == nil:
+	case strings.HasPrefix(h.Summary, "Unknown variable"):
+		if word := hcl.ExprAsKeyword(h.Expression); word != "" {
+			return fmt.Sprintf("There is nothing named %s. If it is meant as text, write it in quotes: %q.%s", word, word, didYouMean(word, []string{"var", "local"}))
+		}
+	case strings.HasPrefix(h.Summary, "Call to unknown function"):
+		name, _, _ := strings.Cut(string(p.text()), "(")
+		name = strings.TrimSpace(name)
+		return fmt.Sprintf("There is no function named %q.%s", name, didYouMean(name, functionNames()))
+	case strings.HasPrefix(h.Summary, "Unsupported attribute"):
+		if detail := noSuchName(h); detail != "" {
+			return detail
 		}
 	}
-	return p.diagnostic(severity, code, lowerFirst(h.Summary), detail)
+	return h.Detail
+}
+
+// noSuchName explains a reference to a variable or local that does not exist.
+func noSuchName(h *hcl.Diagnostic) string {
+	e, ok := hcl.UnwrapExpression(h.Expression).(*hclsyntax.ScopeTraversalExpr)
+	if !ok || len(e.Traversal) < 2 {
+		return ""
+	}
+	kind := map[string]string{"var": "variable", "local": "local"}[e.Traversal.RootName()]
+	step, ok := e.Traversal[1].(hcl.TraverseAttr)
+	if kind == "" || !ok {
+		return ""
+	}
+	var known []string
+	for ctx := h.EvalContext; ctx != nil; ctx = ctx.Parent() {
+		if v, ok := ctx.Variables[e.Traversal.RootName()]; ok && v.Type().IsObjectType() {
+			known = slices.Sorted(maps.Keys(v.Type().AttributeTypes()))
+			break
+		}
+	}
+	if slices.Contains(known, step.Name) {
+		return "" // something further on is missing
+	}
+	return fmt.Sprintf("There is no %s %q.%s", kind, step.Name, didYouMean(step.Name, known))
 }
 
 // text is what stands at the place.

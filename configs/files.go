@@ -23,11 +23,22 @@ const (
 
 // Files lists the policy files of a folder, relative to it, sorted; or the file itself.
 func Files(dir string) ([]string, Diagnostics) {
-	root, paths, diags := openFolder(dir)
-	if root != nil {
-		root.Close()
+	root, entries, diags := openFolder(dir)
+	if root == nil {
+		return nil, diags
+	}
+	defer root.Close()
+	paths := make([]string, 0, len(entries))
+	for _, e := range entries {
+		paths = append(paths, e.path)
 	}
 	return paths, diags
+}
+
+// entry is a policy file as its folder lists it.
+type entry struct {
+	path string
+	info fs.FileInfo // nil if it is not known
 }
 
 // isPolicyFile reports whether a file is read.
@@ -37,14 +48,14 @@ func isPolicyFile(name string) bool {
 
 // openFolder opens a folder so that nothing outside of it can be read, and lists its policy files. The root is nil
 // if there is no such folder; the caller closes it.
-func openFolder(dir string) (*os.Root, []string, Diagnostics) {
+func openFolder(dir string) (*os.Root, []entry, Diagnostics) {
 	info, err := os.Stat(dir)
 	if err == nil && info.Mode().IsRegular() {
 		root, err := os.OpenRoot(filepath.Dir(dir))
 		if err != nil {
 			return nil, nil, folderFailed(dir, err)
 		}
-		return root, []string{filepath.Base(dir)}, nil
+		return root, []entry{{path: filepath.Base(dir)}}, nil
 	}
 	if err != nil {
 		return nil, nil, folderFailed(dir, err)
@@ -53,11 +64,11 @@ func openFolder(dir string) (*os.Root, []string, Diagnostics) {
 	if err != nil {
 		return nil, nil, folderFailed(dir, err)
 	}
-	paths, diags := listFiles(root)
-	if len(paths) == 0 && len(diags) == 0 {
+	entries, diags := listFiles(root)
+	if len(entries) == 0 && len(diags) == 0 {
 		diags = append(diags, Diagnostic{Severity: Warning, Code: codeNoPolicy, Summary: fmt.Sprintf("no policy files in %s", dir), Detail: "Policy files end in .hcl or .json."})
 	}
-	return root, paths, diags
+	return root, entries, diags
 }
 
 func folderFailed(dir string, err error) Diagnostics {
@@ -69,8 +80,8 @@ func folderFailed(dir string, err error) Diagnostics {
 }
 
 // listFiles walks the folder. The order is that of the paths.
-func listFiles(root *os.Root) ([]string, Diagnostics) {
-	var paths []string
+func listFiles(root *os.Root) ([]entry, Diagnostics) {
+	var entries []entry
 	var diags Diagnostics
 	_ = fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -88,7 +99,7 @@ func listFiles(root *os.Root) ([]string, Diagnostics) {
 			return nil
 		}
 		if d.Type()&fs.ModeSymlink != 0 {
-			if info, err := root.Stat(p); err == nil && info.IsDir() {
+			if info, err := os.Stat(filepath.Join(root.Name(), filepath.FromSlash(p))); err == nil && info.IsDir() {
 				diags = append(diags, Diagnostic{Severity: Warning, Code: codeSymlink, File: p, Summary: "a link to a folder is not followed", Detail: "Move the folder here, or give it to the command itself."})
 				return nil
 			}
@@ -96,27 +107,30 @@ func listFiles(root *os.Root) ([]string, Diagnostics) {
 		if !isPolicyFile(d.Name()) {
 			return nil
 		}
-		if len(paths) == maxFiles {
+		if len(entries) == maxFiles {
 			diags = append(diags, Diagnostic{Severity: Error, Code: codeTooBig, Summary: "the folder has too many files", Detail: fmt.Sprintf("It may have %d.", maxFiles)})
 			return fs.SkipAll
 		}
-		paths = append(paths, p)
+		info, err := d.Info()
+		if err != nil {
+			info = nil
+		}
+		entries = append(entries, entry{p, info})
 		return nil
 	})
-	return paths, diags
+	return entries, diags
 }
 
 // racy is how long after a change a file may change again without a new time stamp.
 const racy = 2 * time.Second
 
 // read reads the file unless it is the same as before. A removed file is as if it had not been listed.
-func (f *file) read(root *os.Root) {
-	info, err := root.Stat(f.path)
-	if err == nil && f.src != nil && f.info != nil && os.SameFile(info, f.info) && info.Size() == f.info.Size() &&
-		info.ModTime().Equal(f.info.ModTime()) && f.readAt.Sub(info.ModTime()) > racy {
+func (f *file) read(root *os.Root, listed fs.FileInfo) {
+	if f.unchanged(listed) {
 		return
 	}
 	readAt := time.Now()
+	info, err := root.Stat(f.path)
 	var data []byte
 	if err == nil {
 		data, err = readFile(root, f.path, info, maxFile)
@@ -125,15 +139,21 @@ func (f *file) read(root *os.Root) {
 		f.info, f.readAt = info, readAt
 		return
 	}
-	*f = file{path: f.path}
+	*f = file{path: f.path, link: isLink(root, f.path)}
 	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) || isLink(root, f.path) {
+		if !errors.Is(err, fs.ErrNotExist) || f.link {
 			d := fileFailed(root, f.path, err)
 			f.diag = &d
 		}
 		return
 	}
 	f.info, f.readAt, f.src = info, readAt, &source{path: f.path, data: data}
+}
+
+// unchanged reports whether a file, as the folder lists it, is surely the one that was read.
+func (f *file) unchanged(listed fs.FileInfo) bool {
+	return f.src != nil && f.info != nil && listed != nil && listed.Mode().IsRegular() && os.SameFile(listed, f.info) &&
+		listed.Size() == f.info.Size() && listed.ModTime().Equal(f.info.ModTime()) && f.readAt.Sub(listed.ModTime()) > racy
 }
 
 var (

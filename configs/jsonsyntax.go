@@ -2,6 +2,7 @@ package configs
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -22,11 +23,11 @@ func parseJSON(src *source, s *shape) (*hclsyntax.Body, hcl.Diagnostics) {
 	attrs, diags := file.Body.JustAttributes()
 	c.diags = append(c.diags, diags...)
 	body := &hclsyntax.Body{Attributes: hclsyntax.Attributes{}, SrcRange: file.Body.MissingItemRange(), EndRange: file.Body.MissingItemRange()}
-	for _, a := range attrs {
+	// The library gives the top level's properties without their order.
+	sorted := slices.SortedFunc(maps.Values(attrs), func(a, b *hcl.Attribute) int { return a.NameRange.Start.Byte - b.NameRange.Start.Byte })
+	for _, a := range sorted {
 		c.property(body, s, a.Name, a.NameRange, a.Expr)
 	}
-	// The library gives the top level's properties without their order.
-	slices.SortStableFunc(body.Blocks, func(a, b *hclsyntax.Block) int { return a.Body.SrcRange.Start.Byte - b.Body.SrcRange.Start.Byte })
 	return body, c.diags
 }
 

@@ -48,6 +48,13 @@ func (d *decoder) wrongType(v cty.Value, want string) {
 	detail := "Types are not converted."
 	switch {
 	case v.IsNull():
+		detail = "Give it a value, or leave it out."
+	case want == "a list" && v.Type() == cty.String:
+		detail = fmt.Sprintf("Write it in brackets: [%q].", short(v.AsString()))
+	case want == "a list":
+		detail = "Write it in brackets: [...]."
+	case want == "an object":
+		detail = "Write it in braces: { name = value }."
 	case v.Type() == cty.String && (strings.HasPrefix(want, "a number") || strings.HasPrefix(want, "a whole number") || want == "true or false"):
 		detail = "Write it without quotes; a variable needs the attribute type."
 	case v.Type().IsPrimitiveType() && (want == "a string" || strings.HasPrefix(want, "a duration")):
@@ -144,13 +151,13 @@ func oneOf(words ...string) kind[string] {
 		if slices.Contains(words, s) {
 			return true
 		}
-		d.fail(codeWord, fmt.Sprintf("%s cannot be %q", d.what(), s), fmt.Sprintf("It is one of %s.%s", hint, didYouMean(s, words)))
+		d.fail(codeWord, fmt.Sprintf("%s cannot be %q", d.what(), s), fmt.Sprintf("It can be %s.%s", hint, didYouMean(s, words)))
 		return false
 	})
 }
 
-// flag is true or false.
-func flag() kind[bool] {
+// boolean is true or false.
+func boolean() kind[bool] {
 	return kind[bool]{"bool", "", func(d *decoder, v cty.Value) (bool, bool) {
 		if v.Type() != cty.Bool || v.IsNull() {
 			d.wrongType(v, "true or false")
@@ -246,7 +253,7 @@ func list[V any](k kind[V], least int) kind[[]V] {
 	return kind[[]V]{"list of " + k.name, k.hint, func(d *decoder, v cty.Value) ([]V, bool) {
 		t := v.Type()
 		if v.IsNull() || !(t.IsTupleType() || t.IsListType() || t.IsSetType()) {
-			d.wrongType(v, "a list: [...]")
+			d.wrongType(v, "a list")
 			return nil, false
 		}
 		if v.LengthInt() < least {
@@ -272,7 +279,7 @@ func dict[V any](k kind[V], hint string, key func(*decoder, string) (string, boo
 	return kind[map[string]V]{"object of " + k.name, hint, func(d *decoder, v cty.Value) (map[string]V, bool) {
 		t := v.Type()
 		if v.IsNull() || !(t.IsObjectType() || t.IsMapType()) {
-			d.wrongType(v, "an object: { name = value }")
+			d.wrongType(v, "an object")
 			return nil, false
 		}
 		out := make(map[string]V, v.LengthInt())

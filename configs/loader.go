@@ -2,6 +2,7 @@ package configs
 
 import (
 	"bytes"
+	"io/fs"
 	"os"
 	"regexp"
 	"runtime"
@@ -31,7 +32,6 @@ type Loader struct {
 	// The result of the last load, which holds until a file changes.
 	policy  *Policy
 	diags   Diagnostics
-	paths   []string
 	settled bool
 }
 
@@ -87,7 +87,7 @@ func (l *Loader) load(dir string, kind folderKind) (*Policy, Diagnostics) {
 		*l = Loader{opts: l.opts, dir: dir, kind: kind}
 	}
 	r := &run{Loader: l, vars: l.opts.Vars, kind: kind}
-	root, paths, diags := openFolder(dir)
+	root, entries, diags := openFolder(dir)
 	if root == nil {
 		l.forget()
 		return nil, diags
@@ -96,8 +96,8 @@ func (l *Loader) load(dir string, kind folderKind) (*Policy, Diagnostics) {
 	r.root = root
 	r.shared.diags = diags
 
-	files, changed := r.readAll(paths)
-	if !changed && l.settled && len(diags) == 0 && slices.Equal(paths, l.paths) && !r.textsChanged() {
+	files, changed := r.readAll(entries)
+	if !changed && l.settled && len(diags) == 0 && !r.textsChanged() {
 		return l.policy, slices.Clone(l.diags)
 	}
 	r.each(files, func(f *file) {
@@ -113,7 +113,7 @@ func (l *Loader) load(dir string, kind folderKind) (*Policy, Diagnostics) {
 	l.env = e
 	r.each(files, func(f *file) { r.decodeFile(f, e) })
 	l.policy, l.diags = r.assemble(files, mesh)
-	l.paths, l.settled = paths, len(diags) == 0
+	l.settled = len(diags) == 0
 	if l.policy != nil {
 		l.last = l.policy
 	}
@@ -121,7 +121,7 @@ func (l *Loader) load(dir string, kind folderKind) (*Policy, Diagnostics) {
 }
 
 // forget drops the result of the last load, but keeps what is known of files and blocks.
-func (l *Loader) forget() { l.policy, l.diags, l.paths, l.settled = nil, nil, nil, false }
+func (l *Loader) forget() { l.policy, l.diags, l.settled = nil, nil, false }
 
 // each runs f for all files, on all cores.
 func (r *run) each(files []*file, f func(*file)) {
@@ -148,6 +148,7 @@ func (r *run) each(files []*file, f func(*file)) {
 // file is what is known of one file.
 type file struct {
 	path   string
+	link   bool        // a symbolic link, which is followed
 	info   os.FileInfo // when it was read
 	readAt time.Time
 	src    *source     // nil if it could not be read
@@ -195,21 +196,21 @@ func (f *file) parse() {
 }
 
 // readAll reads what has changed, and reports whether anything has.
-func (r *run) readAll(paths []string) (files []*file, changed bool) {
+func (r *run) readAll(entries []entry) (files []*file, changed bool) {
 	old := r.files
-	files = make([]*file, len(paths))
-	r.files = make(map[string]*file, len(paths))
-	for i, p := range paths {
-		if files[i] = old[p]; files[i] == nil {
-			files[i] = &file{path: p}
+	files = make([]*file, len(entries))
+	before := make([]*source, len(entries))
+	listed := make(map[*file]fs.FileInfo, len(entries))
+	r.files = make(map[string]*file, len(entries))
+	for i, e := range entries {
+		f := old[e.path]
+		if f == nil {
+			f = &file{path: e.path}
 		}
-		r.files[p] = files[i]
+		files[i], before[i], listed[f], r.files[e.path] = f, f.src, e.info, f
 	}
-	before := make([]*source, len(files))
-	for i, f := range files {
-		before[i] = f.src
-	}
-	r.each(files, func(f *file) { f.read(r.root) })
+	r.each(files, func(f *file) { f.read(r.root, listed[f]) })
+	changed = len(old) != len(files)
 	total := 0
 	for i, f := range files {
 		changed = changed || f.src != before[i] || f.src == nil

@@ -7,9 +7,9 @@ import (
 )
 
 const (
-	maxWork     = 2_000_000 // values that the expressions of one file may touch
-	maxDepth    = 100       // of blocks, brackets, operators and values
-	maxExponent = 4096      // binary, of numbers: their text has no more digits than a line
+	maxWork     = 500_000 // values that the expressions of one file may touch
+	maxDepth    = 100     // of blocks, brackets, operators and values
+	maxExponent = 4096    // binary, of numbers: their text has no more digits than a line
 )
 
 // meter bounds what the expressions of one file cost. HCL itself bounds nothing: three nested for expressions
@@ -18,6 +18,14 @@ const (
 type meter struct {
 	src  *source
 	left int
+}
+
+// eval computes a whole expression. When the meter is used up, which was reported, the value is unknown.
+func (m *meter) eval(expr hcl.Expression, ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
+	if m.left < 0 {
+		return cty.DynamicVal, nil
+	}
+	return m.value(expr, ctx)
 }
 
 // value computes an expression and charges for its value.
@@ -55,7 +63,7 @@ func (m *meter) charge(v cty.Value, r hcl.Range) *hcl.Diagnostic {
 func tooMuch(r hcl.Range) *hcl.Diagnostic {
 	return &hcl.Diagnostic{
 		Severity: hcl.DiagError, Summary: summaryTooMuch, Subject: &r,
-		Detail: "The expressions of a file may touch two million values. Check its loops.",
+		Detail: "The expressions of a file may touch 500000 values. Check its loops.",
 	}
 }
 

@@ -45,11 +45,11 @@ func parse(src *source, s *shape) *parsed {
 		p.body = file.Body.(*hclsyntax.Body)
 	}
 	for _, h := range diags {
-		p.diags = append(p.diags, translate(src, nil, h, code))
-	}
-	if diags.HasErrors() {
-		p.body = nil
-		return p
+		if h.Severity == hcl.DiagError { // what comes after the first one mostly comes of it
+			p.diags = append(p.diags, translate(src, nil, h, code))
+			p.body = nil
+			return p
+		}
 	}
 	p.findNeeds()
 	g := guarder{meter: p.meter}

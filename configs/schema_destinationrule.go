@@ -87,7 +87,7 @@ var consistentHashBlock = newBlock(block[ConsistentHash]{
 	attrs: []attr[ConsistentHash]{
 		field("http_header_name", headerName(), func(h *ConsistentHash) *string { return &h.HTTPHeaderName }, "The key is this header."),
 		field("http_query_parameter_name", text(), func(h *ConsistentHash) *string { return &h.HTTPQueryParameterName }, "The key is this parameter of the query."),
-		field("use_source_ip", flag(), func(h *ConsistentHash) *bool { return &h.UseSourceIP }, "The key is the client's address."),
+		field("use_source_ip", boolean(), func(h *ConsistentHash) *bool { return &h.UseSourceIP }, "The key is the client's address."),
 		field("minimum_ring_size", whole[uint64](1, 8<<20), func(h *ConsistentHash) *uint64 { return &h.MinimumRingSize }, "The least number of places on the ring; more spread requests more evenly and take more memory.").or(cty.NumberIntVal(1024)),
 	},
 	blocks: []child[ConsistentHash]{

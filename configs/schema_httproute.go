@@ -44,7 +44,7 @@ func finishHTTPRoute(d *decoder, r *HTTPRoute) {
 		}
 	}
 	switch {
-	case said == 0:
+	case said == 0 || !d.clean():
 	case said < len(r.Route):
 		d.failFrame(d.frame, codeWeightMix, "some routes have a weight and some have none", "Give each a weight, or none, for equal shares.")
 	case sum == 0:

@@ -23,7 +23,7 @@ var trustDomain = regexp.MustCompile(`^[a-z0-9._-]{1,255}$`) // SPIFFE-ID, secti
 var meshBlock = newBlock(block[Mesh]{
 	doc: "What holds for the whole mesh. There is at most one mesh block in a policy.",
 	attrs: []attr[Mesh]{
-		field("domain", domain(), func(m *Mesh) *string { return &m.Domain }, "The suffix of services' names: `reviews.mesh` is the service `reviews` of the block's namespace, `reviews.shop.mesh` that of the namespace `shop`.").or(cty.StringVal(defaultDomain)),
+		field("domain", meshDomain(), func(m *Mesh) *string { return &m.Domain }, "The suffix of services' names: `reviews.mesh` is the service `reviews` of the block's namespace, `reviews.shop.mesh` that of the namespace `shop`.").or(cty.StringVal(defaultDomain)),
 		field("trust_domain", checked("name", "lower-case letters, digits, dots, hyphens, underscores", func(d *decoder, s string) bool {
 			if !trustDomain.MatchString(s) {
 				d.fail(codeName, fmt.Sprintf("trust_domain cannot be %q", short(s)), "It has lower-case letters, digits, dots, hyphens and underscores, like a domain of yours: \"corp.example\".")
@@ -32,7 +32,7 @@ var meshBlock = newBlock(block[Mesh]{
 			return true
 		}), func(m *Mesh) *string { return &m.TrustDomain }, "The first part of every identity: `spiffe://TRUST_DOMAIN/ns/NAMESPACE/svc/NAME`. A change of it gives everything a new identity.").or(cty.StringVal(defaultTrustDomain)),
 		field("mtls", oneOf(mtlsStrict), func(m *Mesh) *string { return &m.MTLS }, "`strict`: endpoints in the mesh are called over mTLS only.").or(cty.StringVal(mtlsStrict)),
-		field("plaintext", flag(), func(m *Mesh) *bool { return &m.Plaintext }, "Whether endpoints outside the mesh may be called, which is in plaintext.").or(cty.True),
+		field("plaintext", boolean(), func(m *Mesh) *bool { return &m.Plaintext }, "Whether endpoints outside the mesh may be called, which is in plaintext.").or(cty.True),
 	},
 	origin: func(m *Mesh) *string { return &m.Origin },
 })
@@ -56,8 +56,21 @@ var variableBlock = newBlock(block[variable]{
 		field("default", anyValue(), func(v *variable) *cty.Value { return &v.deflt }, "What it is if no value is given.").orText("a value must be given"),
 		field("description", anyText(), func(v *variable) *string { return &v.comment }, "What it is for."),
 	},
-	finish: func(d *decoder, v *variable) { v.place = d.src.place(d.frame.head.rng, nil) },
+	finish: func(d *decoder, v *variable) {
+		v.place, v.broken = d.src.place(d.frame.head.rng, nil), !d.clean()
+	},
 })
+
+// meshDomain is a domain without a wildcard.
+func meshDomain() kind[string] {
+	return checked("domain", "", func(d *decoder, s string) bool {
+		if !isDomain(s) || strings.Contains(s, "*") {
+			d.failDomain(s)
+			return false
+		}
+		return true
+	})
+}
 
 // anyValue is a value of any type.
 func anyValue() kind[cty.Value] {

@@ -48,7 +48,9 @@ func hostsAttr() attr[VirtualService] {
 	a.set = func(d *decoder, v *VirtualService, val cty.Value) {
 		entries, _ := k.parse(d, val)
 		for i, s := range entries {
-			d.inside(cty.NumberIntVal(int64(i)), func() { d.hostEntry(v, s) })
+			if s != "" { // else it was reported
+				d.inside(cty.NumberIntVal(int64(i)), func() { d.hostEntry(v, s) })
+			}
 		}
 	}
 	return a
@@ -86,7 +88,9 @@ func gatewaysAttr() attr[VirtualService] {
 	a.set = func(d *decoder, v *VirtualService, val cty.Value) {
 		entries, _ := list(k, 1).parse(d, val)
 		for i, s := range entries {
-			d.inside(cty.NumberIntVal(int64(i)), func() { d.gatewayEntry(v, s) })
+			if s != "" {
+				d.inside(cty.NumberIntVal(int64(i)), func() { d.gatewayEntry(v, s) })
+			}
 		}
 	}
 	return a
@@ -114,12 +118,12 @@ func finishVirtualService(d *decoder, v *VirtualService) {
 	d.setNamespace(&v.Block)
 	d.unique("virtual_service", v.Namespace, v.Name)
 	mesh := slices.Contains(v.Gateways, meshGateway)
-	only := len(v.Gateways) > 0
 	switch {
-	case only && !mesh && len(v.Hosts) > 0:
+	case !d.clean():
+	case !mesh && len(v.Hosts) > 0:
 		d.report(d.at(d.frame, "hosts"), Error, codeAttach, fmt.Sprintf("service %s in a virtual service that attaches only to gateways", v.Hosts[0]),
 			`Gateways serve domains: write a domain or "*" in hosts, or add "mesh" to gateways to steer the service's callers.`)
-	case only && mesh && len(v.Gateways) == 1 && len(v.Domains) > 0:
+	case mesh && len(v.Gateways) == 1 && len(v.Domains) > 0:
 		d.report(d.at(d.frame, "hosts"), Error, codeAttach, fmt.Sprintf("domain %q in a virtual service that attaches to no gateway", v.Domains[0]),
 			`Domains arrive at gateways: name the gateway in gateways. A service is written "name" or "namespace/name".`)
 	}
@@ -131,7 +135,7 @@ func finishVirtualService(d *decoder, v *VirtualService) {
 			d.out.report(duplicate("rule", r.Name, first, p))
 		}
 		names[r.Name] = p
-		if i > 0 && len(v.HTTP[i-1].Match) == 0 {
+		if i > 0 && len(v.HTTP[i-1].Match) == 0 && d.clean() {
 			d.report(p, Warning, codeNeverReached, fmt.Sprintf("rule %q is never reached", r.Name), fmt.Sprintf("The rule %q before it has no match block and takes every request.", v.HTTP[i-1].Name))
 			break
 		}

@@ -198,16 +198,16 @@ func dialAddress() kind[string] {
 
 // loadFile reads one file whose content is a block's body.
 func loadFile[T any](path string, b *block[T]) (*T, Diagnostics) {
-	root, paths, diags := openFolder(path)
+	root, entries, diags := openFolder(path)
 	if root == nil {
 		return nil, diags
 	}
 	defer root.Close()
-	if len(paths) != 1 {
+	if len(entries) != 1 {
 		return nil, Diagnostics{{Severity: Error, Code: codeFile, Summary: fmt.Sprintf("%s is a folder", path), Detail: "Name the configuration file."}}
 	}
-	f := &file{path: paths[0]}
-	if f.read(root); f.src == nil {
+	f := &file{path: entries[0].path}
+	if f.read(root, nil); f.src == nil {
 		if f.diag != nil {
 			return nil, Diagnostics{*f.diag}
 		}
