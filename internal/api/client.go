@@ -9,105 +9,135 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/wattle-mesh/wattle/internal/xds"
 )
 
-// ClientOptions say where the HTTP API is.
+// maxAnswer bounds what the client reads: a catalog of 10,000 services is a tenth of it.
+const maxAnswer = 256 << 20
+
+// ClientOptions configure a Client.
 type ClientOptions struct {
 	Address   string // "127.0.0.1:7500" or "unix:/path"
-	TokenFile string // the server's admin.token; needed for writes only
+	TokenFile string // the admin token, read when a write needs it; reads need none
 }
 
-// Client calls the HTTP API. Safe for concurrent use.
+// Client speaks to the HTTP API. Its methods may be called from any goroutine. Their errors match *Error if the
+// server answered.
 type Client struct {
 	o    ClientOptions
-	http *http.Client
 	base string
+	http *http.Client
 }
 
-// NewClient makes a client; it connects when it is used.
+// NewClient makes a client. It connects to nothing yet.
 func NewClient(o ClientOptions) *Client {
-	c := &Client{o: o, http: &http.Client{}, base: "http://" + o.Address}
+	c := &Client{o: o, base: "http://" + o.Address, http: &http.Client{Timeout: time.Minute}}
+	transport := &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second} // no proxy from the environment: it would get the admin token
 	if path, ok := strings.CutPrefix(o.Address, "unix:"); ok {
-		c.base = "http://wattle"
-		c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c.base = "http://localhost"
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", path)
-		}}
+		}
 	}
+	c.http.Transport = transport
 	return c
 }
 
-// Status asks what the server says of itself.
-func (c *Client) Status(ctx context.Context) (s Status, err error) {
-	return s, c.get(ctx, "/v1/status", &s)
+// Close closes connections that are kept open for the next call.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Status returns how the server is.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return get[Status](ctx, c, "/v1/status")
 }
 
-// Proxies asks for the state of every proxy.
+// Catalog returns the catalog's JSON.
+func (c *Client) Catalog(ctx context.Context) (json.RawMessage, error) {
+	return get[json.RawMessage](ctx, c, "/v1/catalog")
+}
+
+// Policy returns the JSON of the policy in force.
+func (c *Client) Policy(ctx context.Context) (json.RawMessage, error) {
+	return get[json.RawMessage](ctx, c, "/v1/policy")
+}
+
+// Proxies returns the state of every proxy, sorted by id.
 func (c *Client) Proxies(ctx context.Context) ([]xds.ProxyStatus, error) {
-	var p Proxies
-	return p.Proxies, c.get(ctx, "/v1/proxies", &p)
+	p, err := get[Proxies](ctx, c, "/v1/proxies")
+	return p.Proxies, err
+}
+
+// Nodes returns the nodes that were let into the mesh, sorted by name.
+func (c *Client) Nodes(ctx context.Context) ([]NodeStatus, error) {
+	n, err := get[Nodes](ctx, c, "/v1/nodes")
+	return n.Nodes, err
 }
 
 // CreateToken makes a join token.
-func (c *Client) CreateToken(ctx context.Context, req TokenRequest) (t TokenResponse, err error) {
-	return t, c.post(ctx, "/v1/tokens", req, &t)
+func (c *Client) CreateToken(ctx context.Context, r TokenRequest) (TokenResponse, error) {
+	return post[TokenResponse](ctx, c, "/v1/tokens", r)
 }
 
-// IssueNode has a node's key certified.
-func (c *Client) IssueNode(ctx context.Context, node string, req CertificateRequest) (r CertificateResponse, err error) {
-	return r, c.post(ctx, "/v1/nodes/"+node+"/certificate", req, &r)
+// IssueNode lets a node in without a token and certifies its key.
+func (c *Client) IssueNode(ctx context.Context, node string, r CertificateRequest) (CertificateResponse, error) {
+	return post[CertificateResponse](ctx, c, "/v1/nodes/"+url.PathEscape(node)+"/certificate", r)
 }
 
-func (c *Client) get(ctx context.Context, path string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
-	if err != nil {
-		return err
-	}
-	return c.do(req, into)
+func get[T any](ctx context.Context, c *Client, path string) (T, error) {
+	return do[T](ctx, c, http.MethodGet, path, "", nil)
 }
 
-func (c *Client) post(ctx context.Context, path string, body, into any) error {
-	text, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+path, bytes.NewReader(text))
-	if err != nil {
-		return err
-	}
+func post[T any](ctx context.Context, c *Client, path string, body any) (T, error) {
+	var none T
 	if c.o.TokenFile == "" {
-		return errors.New("this needs the admin token: set WATTLE_TOKEN_FILE to admin.token in the server's state_dir")
+		return none, errors.New("this needs the admin token; set WATTLE_TOKEN_FILE to admin.token in the server's state folder")
 	}
-	token, err := os.ReadFile(c.o.TokenFile)
+	text, err := os.ReadFile(c.o.TokenFile)
 	if err != nil {
-		return fmt.Errorf("read the admin token: %w", err)
+		return none, fmt.Errorf("admin token: %w; it is in the server's state folder, for the server's user to read", err)
 	}
-	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
-	return c.do(req, into)
+	b, err := json.Marshal(body)
+	if err != nil {
+		return none, err
+	}
+	return do[T](ctx, c, http.MethodPost, path, strings.TrimSpace(string(text)), b)
 }
 
-func (c *Client) do(req *http.Request, into any) error {
+func do[T any](ctx context.Context, c *Client, method, path, token string, body []byte) (out T, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+	if err != nil {
+		return out, err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+		req.Header.Set("Content-Type", "application/json")
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return fmt.Errorf("server at %s: %w; is wattle server running, and is WATTLE_ADDR its http address?", c.o.Address, errors.Unwrap(err))
+		if u, ok := errors.AsType[*url.Error](err); ok {
+			err = u.Err // the rest repeats the address
+		}
+		return out, fmt.Errorf("server at %s: %w; is it running, and is WATTLE_ADDR right?", c.o.Address, err)
 	}
 	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
-		return fmt.Errorf("server at %s: %w", c.o.Address, err)
+		return out, fmt.Errorf("server at %s: read its answer: %w", c.o.Address, err)
 	}
-	if resp.StatusCode != http.StatusOK {
-		var f Failure
-		if json.Unmarshal(text, &f) != nil || f.Error == "" {
-			return fmt.Errorf("server at %s: %s", c.o.Address, resp.Status)
+	if resp.StatusCode >= http.StatusMultipleChoices {
+		e := &Error{Status: resp.StatusCode}
+		if json.Unmarshal(text, e) != nil || e.Message == "" {
+			e.Message = fmt.Sprintf("server at %s: %s", c.o.Address, resp.Status)
 		}
-		if f.Remedy != "" {
-			return fmt.Errorf("%s; %s", f.Error, f.Remedy)
-		}
-		return errors.New(f.Error)
+		return out, e
 	}
-	return json.Unmarshal(text, into)
+	if err := json.Unmarshal(text, &out); err != nil {
+		return out, fmt.Errorf("server at %s: %s: %w", c.o.Address, path, err)
+	}
+	return out, nil
 }

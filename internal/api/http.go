@@ -6,146 +6,128 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
-	"net"
 	"net/http"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/wattle-mesh/wattle/internal/ca"
 	"github.com/wattle-mesh/wattle/internal/pipeline"
-	"github.com/wattle-mesh/wattle/internal/spiffe"
-	"github.com/wattle-mesh/wattle/internal/store"
 	"github.com/wattle-mesh/wattle/internal/xds"
 	"github.com/wattle-mesh/wattle/registry"
 )
 
-const (
-	defaultTTL = 10 * time.Minute
-	maxTTL     = 24 * time.Hour
-	maxBody    = 256 << 10
-)
+// maxRequest bounds the body of a write.
+const maxRequest = 64 << 10 // bytes
 
 // HTTPOptions configure the HTTP API. All fields are required unless they say otherwise.
 type HTTPOptions struct {
 	Log        *slog.Logger
 	Version    string
 	PolicyDir  string
-	CA         *ca.CA
-	Store      *store.Store
-	AdminToken string                   // what every write must show
+	AdminToken string // what every write must show; see AdminToken
+	Node       *Node
 	State      func() *pipeline.State   // what is in force
 	Registries func() []registry.Status //
 	Proxies    func() []xds.ProxyStatus //
-	Metrics    http.Handler             // GET /metrics
-	Now        func() time.Time         // nil: time.Now
+	Metrics    http.Handler             // GET /metrics; nil: none
 }
 
 type handler struct {
-	o HTTPOptions
+	o     HTTPOptions
+	token [sha256.Size]byte // hash of the admin token
 }
 
-// NewHandler makes the HTTP API. It is meant for loopback or a unix socket: reading needs no token.
+// NewHandler makes the HTTP API. It is meant for a Listener of Listen: reads need no token.
 func NewHandler(o HTTPOptions) http.Handler {
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	h := &handler{o}
+	h := &handler{o: o, token: sha256.Sum256([]byte(o.AdminToken))}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", h.read(func() any { return h.status() }))
-	mux.HandleFunc("GET /v1/proxies", h.read(func() any { return Proxies{h.o.Proxies()} }))
-	mux.HandleFunc("GET /v1/policy", h.read(func() any { return h.o.State().Policy }))
-	mux.HandleFunc("GET /v1/catalog", h.read(func() any { return h.o.State().Catalog }))
-	mux.HandleFunc("GET /v1/nodes", h.nodes)
+	mux.HandleFunc("GET /v1/status", h.read(h.status))
+	mux.HandleFunc("GET /v1/proxies", h.read(func() (any, error) { return h.proxies(), nil }))
+	mux.HandleFunc("GET /v1/catalog", h.read(h.catalog))
+	mux.HandleFunc("GET /v1/policy", h.read(h.policy))
+	mux.HandleFunc("GET /v1/nodes", h.read(h.nodes))
 	mux.HandleFunc("POST /v1/tokens", h.write(h.createToken))
-	mux.HandleFunc("POST /v1/nodes/{name}/certificate", h.write(h.certificate))
-	mux.Handle("GET /metrics", o.Metrics)
+	mux.HandleFunc("POST /v1/nodes/{name}/certificate", h.write(h.issue))
+	if o.Metrics != nil {
+		mux.Handle("GET /metrics", o.Metrics)
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, fmt.Errorf("there is no %s %s", r.Method, r.URL.Path), "docs/architecture.md lists the paths")
+		// The mux itself would answer a known path with another method in plain text.
+		fail(w, &Error{http.StatusNotFound, fmt.Sprintf("there is no %s %s", r.Method, clip(r.URL.Path, 200)), "docs/architecture.md lists what there is"})
 	})
-	return local(mux)
+	return guard(mux)
 }
 
-// local refuses what a web page in a browser could send: a foreign Host (DNS rebinding) or any Origin.
-func local(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host := r.Host
-		if h, _, err := net.SplitHostPort(host); err == nil {
-			host = h
-		}
-		ip := net.ParseIP(strings.Trim(host, "[]"))
-		if host != "localhost" && host != "wattle" && (ip == nil || !ip.IsLoopback()) {
-			fail(w, http.StatusForbidden, fmt.Errorf("the Host %q is not this machine's loopback", r.Host), "use 127.0.0.1, localhost or the unix socket")
-			return
-		}
-		if r.Header.Get("Origin") != "" {
-			fail(w, http.StatusForbidden, errors.New("requests of web pages are refused"), "use the wattle command or curl")
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
+// errNotReady is the answer while nothing has been published yet.
+var errNotReady = &Error{http.StatusServiceUnavailable, "the server has no policy in force yet", "see wattle status"}
+
+func (h *handler) read(value func() (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		v, err := value()
+		h.answer(w, r, v, err)
+	}
 }
 
-func (h *handler) read(value func() any) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) { answer(w, value()) }
-}
-
-// write checks the admin token and bounds the body.
-func (h *handler) write(next func(*http.Request) (any, error)) http.HandlerFunc {
-	want := sha256.Sum256([]byte(h.o.AdminToken))
+// write checks the admin token before it looks at the request.
+func (h *handler) write(do func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		got := sha256.Sum256([]byte(token))
-		if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
-			fail(w, http.StatusUnauthorized, errors.New("the admin token is missing or wrong"),
-				"it is in admin.token in the server's state_dir: set WATTLE_TOKEN_FILE to that file")
+		if subtle.ConstantTimeCompare(got[:], h.token[:]) != 1 {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			fail(w, &Error{http.StatusUnauthorized, "the admin token is missing or wrong",
+				"it is in admin.token in the server's state folder; set WATTLE_TOKEN_FILE to that file"})
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		v, err := next(r)
-		switch {
-		case err == nil:
-			answer(w, v)
-		case errors.Is(err, errBad), errors.Is(err, ca.ErrRequest):
-			fail(w, http.StatusBadRequest, err, "")
-		default:
-			h.o.Log.Error("api", "path", r.URL.Path, "error", err)
-			fail(w, http.StatusInternalServerError, errors.New("the server could not do it"), "its log says why")
+		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+		v, err := do(r)
+		h.answer(w, r, v, err)
+	}
+}
+
+// answer writes a value, or the error instead. What is wrong with the server itself is logged, not told.
+func (h *handler) answer(w http.ResponseWriter, r *http.Request, v any, err error) {
+	if err == nil {
+		var text []byte
+		if text, err = json.MarshalIndent(v, "", "  "); err == nil {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = w.Write(append(text, '\n')) // if the client is gone there is nobody to tell
+			return
 		}
 	}
-}
-
-// errBad marks what is wrong with a request.
-var errBad = errors.New("bad request")
-
-func decode(r *http.Request, into any) error {
-	d := json.NewDecoder(r.Body)
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return fmt.Errorf("%w: %w", errBad, err)
+	if e, ok := errors.AsType[*Error](err); ok {
+		fail(w, e)
+		return
 	}
-	return nil
+	if errors.Is(err, ErrInput) || errors.Is(err, ca.ErrRequest) {
+		fail(w, &Error{http.StatusBadRequest, err.Error(), ""})
+		return
+	}
+	h.o.Log.Error("request failed", "path", r.URL.Path, "error", err)
+	fail(w, &Error{http.StatusInternalServerError, "the server cannot do this now", "its log says why"})
 }
 
-func answer(w http.ResponseWriter, v any) {
+func fail(w http.ResponseWriter, e *Error) {
+	text, err := json.Marshal(e)
+	if err != nil {
+		text = []byte(`{"error":"internal error"}`) // strings always encode
+	}
 	w.Header().Set("Content-Type", "application/json")
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	_ = e.Encode(v) // the caller went away: nobody to tell
+	w.WriteHeader(e.Status)
+	_, _ = w.Write(append(text, '\n')) // as in answer
 }
 
-func fail(w http.ResponseWriter, code int, err error, remedy string) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(Failure{err.Error(), remedy}) // as above
-}
-
-func (h *handler) status() Status {
+func (h *handler) status() (any, error) {
 	st := h.o.State()
+	nodes, err := h.o.Node.o.Store.Nodes()
+	if err != nil {
+		return nil, err
+	}
 	s := Status{
-		Ready: st.Ready, Revision: st.Revision, Rejected: st.Rejected, Changed: st.Changed, Version: h.o.Version,
-		TrustDomain: h.o.CA.TrustDomain, Policy: h.o.PolicyDir, Diagnostics: st.Diagnostics, Registries: h.o.Registries(),
+		Ready: st.Ready, Revision: st.Revision, Rejected: st.Rejected, Changed: st.Changed, Policy: h.o.PolicyDir,
+		Diagnostics: st.Diagnostics, Registries: h.o.Registries(), Proxies: countProxies(h.o.Proxies()), Nodes: len(nodes),
+		TrustDomain: h.o.Node.o.CA.TrustDomain, Store: h.o.Node.o.Store.ID(), Version: h.o.Version,
 	}
 	if st.Catalog != nil {
 		for svc := range st.Catalog.All() {
@@ -153,89 +135,64 @@ func (h *handler) status() Status {
 			s.Endpoints += len(svc.Endpoints)
 		}
 	}
-	for _, p := range h.o.Proxies() {
-		s.Proxies.Known++
-		if p.Connected {
-			s.Proxies.Connected++
-		}
-		if p.Synced {
-			s.Proxies.Synced++
-		}
-		if slices.ContainsFunc(p.Types, func(t xds.TypeStatus) bool { return t.Nack != nil }) {
-			s.Proxies.Refusing++
-		}
-	}
-	return s
+	return s, nil
 }
 
-func (h *handler) nodes(w http.ResponseWriter, _ *http.Request) {
-	nodes, err := h.o.Store.Nodes()
-	if err != nil {
-		fail(w, http.StatusInternalServerError, err, "")
-		return
+func (h *handler) proxies() Proxies {
+	all := h.o.Proxies()
+	if all == nil {
+		all = []xds.ProxyStatus{}
 	}
-	answer(w, Nodes{nodes})
+	return Proxies{all}
+}
+
+func (h *handler) catalog() (any, error) {
+	if c := h.o.State().Catalog; c != nil {
+		return c, nil
+	}
+	return nil, errNotReady
+}
+
+func (h *handler) policy() (any, error) {
+	if p := h.o.State().Policy; p != nil {
+		return p, nil
+	}
+	return nil, errNotReady
+}
+
+func (h *handler) nodes() (any, error) {
+	all, err := h.o.Node.Nodes()
+	return Nodes{all}, err
 }
 
 func (h *handler) createToken(r *http.Request) (any, error) {
 	var req TokenRequest
-	if err := decode(r, &req); err != nil {
+	if err := decode(r.Body, &req); err != nil {
 		return nil, err
 	}
-	if req.TTL == 0 {
-		req.TTL = defaultTTL
-	}
-	if req.TTL < time.Second || req.TTL > maxTTL {
-		return nil, fmt.Errorf("%w: a token may live for 1s to %s, not %s", errBad, maxTTL, req.TTL)
-	}
-	grant, err := h.grant(req.Node, req.Services)
-	if err != nil {
-		return nil, err
-	}
-	now := h.o.Now()
-	token := newJoinToken(req.Node, h.o.CA.Pin())
-	expires := now.Add(req.TTL)
-	if err := h.o.Store.AddToken(token.Secret, store.Token{Node: req.Node, Grant: grant, Expires: expires}, now); err != nil {
-		return nil, err
-	}
-	h.o.Log.Info("join token made", "node", req.Node, "services", grant.Services, "expires", expires)
-	return TokenResponse{Token: token.String(), Node: req.Node, Expires: expires}, nil
+	return h.o.Node.CreateToken(req)
 }
 
-// grant checks a node's name and the services granted to it.
-func (h *handler) grant(node string, services []string) (store.Grant, error) {
-	if err := spiffe.ForNode(h.o.CA.TrustDomain, node).Check(); err != nil {
-		return store.Grant{}, fmt.Errorf("%w: %w", errBad, err)
-	}
-	for _, s := range services {
-		ns, name, ok := strings.Cut(s, "/")
-		if !ok {
-			ns, name = "default", s
-		}
-		if ns == "" || name == "" || strings.Contains(name, "/") {
-			return store.Grant{}, fmt.Errorf("%w: the grant %q is not a service: want NAME, NAMESPACE/NAME, NAMESPACE/* or */*", errBad, s)
-		}
-	}
-	return store.Grant{Services: services}, nil
-}
-
-func (h *handler) certificate(r *http.Request) (any, error) {
+func (h *handler) issue(r *http.Request) (any, error) {
 	var req CertificateRequest
-	if err := decode(r, &req); err != nil {
+	if err := decode(r.Body, &req); err != nil {
 		return nil, err
 	}
-	node := r.PathValue("name")
-	grant, err := h.grant(node, req.Services)
+	return h.o.Node.Issue(r.PathValue("name"), req)
+}
+
+// decode reads a body that is one JSON value and has no unknown field.
+func decode(body io.Reader, into any) error {
+	d := json.NewDecoder(body)
+	d.DisallowUnknownFields()
+	err := d.Decode(into)
+	if err == nil {
+		if _, more := d.Token(); !errors.Is(more, io.EOF) {
+			err = errors.New("the body goes on after its end")
+		}
+	}
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("%w: %w", ErrInput, err)
 	}
-	leaf, err := h.o.CA.Sign(req.CSR, spiffe.ForNode(h.o.CA.TrustDomain, node), node)
-	if err != nil {
-		return nil, err
-	}
-	if err := h.o.Store.SetNode(node, grant, h.o.Now()); err != nil {
-		return nil, err
-	}
-	h.o.Log.Info("node provisioned", "node", node, "services", grant.Services)
-	return CertificateResponse{Identity: leaf.ID.String(), Chain: leaf.Chain, Roots: h.o.CA.Roots(), NotAfter: leaf.NotAfter}, nil
+	return nil
 }

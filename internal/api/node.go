@@ -2,16 +2,12 @@ package api
 
 import (
 	"context"
+	"crypto"
 	"errors"
-	"io"
+	"fmt"
 	"log/slog"
-	"net/netip"
-	"sync"
 	"time"
 
-	"crypto/x509"
-
-	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -23,12 +19,14 @@ import (
 	"github.com/wattle-mesh/wattle/internal/store"
 )
 
-// Joins of one address are limited, so that tokens cannot be guessed.
+// How long a join token lives.
 const (
-	joinRate     = 1  // a second
-	joinBurst    = 20 // hosts behind one address that start together
-	joinsTracked = 4096
+	defaultTTL = 10 * time.Minute
+	maxTTL     = 7 * 24 * time.Hour
 )
+
+// handshakeTimeout bounds how long a connection may take to say who it is.
+const handshakeTimeout = 10 * time.Second
 
 // NodeOptions configure a Node. All fields are required unless they say otherwise.
 type NodeOptions struct {
@@ -36,141 +34,212 @@ type NodeOptions struct {
 	CA        *ca.CA
 	Store     *store.Store
 	Registrar *Registrar
-	// Holds reports whether the view in force has a workload or a gateway of that identity on the node.
+	// Holds reports whether the view in force has a workload of that identity on the node. It says what there is, not what
+	// is granted. Nil: what the policy declares and agents registered is all there is.
 	Holds func(node string, id spiffe.ID) bool
-	Now   func() time.Time // nil: time.Now
 }
 
-// Node serves agents: joins, certificates, reports. Safe for concurrent use.
+// Node is the gRPC service wattle.v1.Node on the agents' port, and what people may do to nodes.
 type Node struct {
 	apipb.UnimplementedNodeServer
 	o     NodeOptions
-	roots *x509.CertPool
-
-	mu    sync.Mutex
-	joins map[netip.Addr]*rate.Limiter
+	limit *limiter
 }
 
-// NewNode makes the service.
+// NewNode makes one that serves once it is registered on a gRPC server made with its ServerOptions.
 func NewNode(o NodeOptions) *Node {
-	if o.Now == nil {
-		o.Now = time.Now
+	if o.Holds == nil {
+		o.Holds = func(string, spiffe.ID) bool { return false }
 	}
-	return &Node{o: o, roots: o.CA.Pool(), joins: map[netip.Addr]*rate.Limiter{}}
+	return &Node{o: o, limit: newLimiter()}
+}
+
+// ServerOptions returns what a gRPC server for agents needs: TLS 1.3 with a certificate that carries names (DNS names and
+// addresses), peers that are known by their certificates, and the refusal of every call but Join from those that are
+// no node. Options of internal/xds go beside these.
+func (n *Node) ServerOptions(names []string) []grpc.ServerOption {
+	return append(interceptors(n.o.CA.Now),
+		grpc.Creds(newTransport(n.o.CA, n.o.CA.Server(names))),
+		grpc.ConnectionTimeout(handshakeTimeout),
+	)
 }
 
 // Register adds the service to a gRPC server.
-func (n *Node) Register(s grpc.ServiceRegistrar) { apipb.RegisterNodeServer(s, n) }
+func (n *Node) Register(r grpc.ServiceRegistrar) { apipb.RegisterNodeServer(r, n) }
 
-// Join trades a token for a node certificate. The caller's TLS key must be the one it wants certified, so that a
-// token that somebody else carries off is of no use without it.
+// Join implements apipb.NodeServer. The certified key is the one that the peer's TLS handshake proved: a token that
+// was seen on its way is of no use to another.
 func (n *Node) Join(ctx context.Context, req *apipb.JoinRequest) (*apipb.SignResponse, error) {
-	c, err := callerOf(ctx)
-	if err != nil {
-		return nil, err
+	who, ok := PeerFrom(ctx)
+	if !ok {
+		return nil, status.Error(codes.Unauthenticated, "no certificate")
 	}
-	if !n.mayJoin(c.address) {
-		return nil, status.Error(codes.ResourceExhausted, "too many joins from this address; try again in a second")
+	if !n.limit.allow(who.Address) {
+		return nil, status.Error(codes.ResourceExhausted, "too many attempts to join from this address; wait a second")
 	}
 	key, err := ca.RequestKey(req.GetCsr())
 	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
+		return nil, n.failure(err)
 	}
-	if !sameKey(key, c.cert.PublicKey) {
-		return nil, status.Error(codes.PermissionDenied, "the signing request is for another key than the connection's")
+	if k, ok := key.(interface{ Equal(crypto.PublicKey) bool }); !ok || !k.Equal(who.key) {
+		return nil, status.Error(codes.InvalidArgument, "the signing request is for another key than the connection's")
 	}
 	token, err := ParseToken(req.GetToken())
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	id := spiffe.ForNode(n.o.CA.TrustDomain, token.Node)
+	if err := id.Check(); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if err := n.o.Store.Redeem(token.Secret, token.Node, n.o.CA.Now()); err != nil {
+		n.o.Log.Warn("join refused", "node", token.Node, "address", who.Address, "error", err)
+		return nil, n.failure(err)
+	}
+	if err := n.o.Registrar.regrant(token.Node); err != nil {
+		return nil, n.failure(err)
+	}
 	leaf, err := n.o.CA.Sign(req.GetCsr(), id, token.Node)
 	if err != nil {
-		return nil, n.refuse("join", token.Node, c, err)
+		return nil, n.failure(err)
 	}
-	if err := n.o.Store.Redeem(token.Secret, token.Node, n.o.Now()); err != nil {
-		return nil, n.refuse("join", token.Node, c, err)
-	}
-	n.o.Log.Info("node joined", "node", token.Node, "from", c.address)
+	n.o.Log.Info("node joined", "node", token.Node, "address", who.Address)
 	return n.response(leaf), nil
 }
 
-// mayJoin counts a join attempt of an address.
-func (n *Node) mayJoin(a netip.Addr) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	l := n.joins[a]
-	if l == nil {
-		if len(n.joins) >= joinsTracked {
-			clear(n.joins) // forgetting costs a guesser's victim nothing: secrets have 128 bits
-		}
-		l = rate.NewLimiter(joinRate, joinBurst)
-		n.joins[a] = l
-	}
-	return l.AllowN(n.o.Now(), 1)
-}
-
-// Sign certifies a key of the calling node: for itself, or for an identity that it holds.
+// Sign implements apipb.NodeServer.
 func (n *Node) Sign(ctx context.Context, req *apipb.SignRequest) (*apipb.SignResponse, error) {
-	node, c, err := n.node(ctx)
-	if err != nil {
-		return nil, err
+	who, ok := PeerFrom(ctx)
+	if !ok || who.Node == "" {
+		return nil, status.Error(codes.Unauthenticated, "no certificate of a node")
 	}
-	id := spiffe.ForNode(n.o.CA.TrustDomain, node)
-	if req.GetIdentity() != "" {
+	id := spiffe.ForNode(n.o.CA.TrustDomain, who.Node)
+	if req.GetIdentity() != "" && req.GetIdentity() != id.String() {
+		var err error
 		if id, err = spiffe.Parse(req.GetIdentity()); err != nil {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
-		workload := id.Kind == spiffe.Service || id.Kind == spiffe.Gateway
-		if !workload || id.TrustDomain != n.o.CA.TrustDomain || !n.o.Holds(node, id) {
-			n.o.Log.Warn("certificate refused", "node", node, "identity", id.String(), "from", c.address)
-			return nil, status.Errorf(codes.PermissionDenied, "node %s has no workload or gateway %s that it was granted", node, id)
+		if id.TrustDomain != n.o.CA.TrustDomain {
+			return nil, status.Errorf(codes.PermissionDenied, "%s is not in the trust domain %s", id, n.o.CA.TrustDomain)
+		}
+		if err := n.mayHold(who.Node, id); err != nil {
+			n.o.Log.Warn("certificate refused", "node", who.Node, "identity", id.String(), "error", err)
+			return nil, status.Error(codes.PermissionDenied, err.Error())
 		}
 	}
-	leaf, err := n.o.CA.Sign(req.GetCsr(), id, node)
+	leaf, err := n.o.CA.Sign(req.GetCsr(), id, who.Node)
 	if err != nil {
-		return nil, n.refuse("sign", node, c, err)
+		return nil, n.failure(err)
 	}
 	return n.response(leaf), nil
 }
 
-// refuse turns an error into what the caller may know, and logs the rest.
-func (n *Node) refuse(what, node string, c caller, err error) error {
-	n.o.Log.Warn(what+" refused", "node", node, "from", c.address, "error", err)
+// mayHold says why a node may not hold an identity; nil: it may.
+func (n *Node) mayHold(node string, id spiffe.ID) error {
+	granted, has, err := n.o.Registrar.holds(node, id)
 	switch {
-	case errors.Is(err, store.ErrToken):
-		return status.Error(codes.PermissionDenied, err.Error()+"; make a new one with wattle token create")
-	case errors.Is(err, ca.ErrRequest):
-		return status.Error(codes.InvalidArgument, err.Error())
+	case err != nil:
+		return err
+	case has:
+		return nil
+	case granted && n.o.Holds(node, id):
+		return nil
+	case granted:
+		return fmt.Errorf("node %s has no workload %s", node, id)
 	}
-	return status.Error(codes.Internal, "the server could not do it; its log says why")
+	return notGranted(node, id.Namespace, id.Name)
 }
 
 func (n *Node) response(l *ca.Leaf) *apipb.SignResponse {
 	return &apipb.SignResponse{Chain: l.Chain, Roots: n.o.CA.Roots(), NotAfter: timestamppb.New(l.NotAfter), Identity: l.ID.String()}
 }
 
-// Report takes in what an agent says of its host, as often as it says it.
-func (n *Node) Report(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb.ReportResponse]) error {
-	node, c, err := n.node(stream.Context())
-	if err != nil {
-		return err
+// failure gives an error its code. What is wrong with the server itself is logged, not told.
+func (n *Node) failure(err error) error {
+	switch {
+	case errors.Is(err, ca.ErrRequest):
+		return status.Error(codes.InvalidArgument, err.Error())
+	case errors.Is(err, store.ErrToken):
+		return status.Error(codes.PermissionDenied, err.Error())
 	}
-	for {
-		req, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		refused, err := n.o.Registrar.report(node, c.address, req)
-		if err != nil {
-			n.o.Log.Error("keep a report", "node", node, "error", err)
-			return status.Error(codes.Unavailable, "the report could not be kept; the server's log says why")
-		}
-		if err := stream.Send(&apipb.ReportResponse{Refused: refused}); err != nil {
-			return err
-		}
-	}
+	n.o.Log.Error("call of a node failed", "error", err)
+	return status.Error(codes.Internal, "the server cannot do this now; its log says why")
 }
+
+// CreateToken makes a join token. Errors match ErrInput if the request is at fault.
+func (n *Node) CreateToken(r TokenRequest) (*TokenResponse, error) {
+	if err := spiffe.CheckName(r.Node); err != nil {
+		return nil, fmt.Errorf("%w: node: %w", ErrInput, err)
+	}
+	grant, err := cleanGrant(r.Services)
+	if err != nil {
+		return nil, err
+	}
+	ttl := time.Duration(r.TTL)
+	if ttl == 0 {
+		ttl = defaultTTL
+	}
+	if ttl < time.Second || ttl > maxTTL {
+		return nil, fmt.Errorf("%w: a token lives from 1s to %s", ErrInput, maxTTL)
+	}
+	token, err := newToken(n.o.CA.Pin(), r.Node)
+	if err != nil {
+		return nil, err
+	}
+	now := n.o.CA.Now()
+	expires := now.Add(ttl).UTC().Truncate(time.Second)
+	if err := n.o.Store.AddToken(store.Token{Hash: store.Hash(token.Secret), Node: r.Node, Grant: grant, Expires: expires}, now); err != nil {
+		return nil, err
+	}
+	return &TokenResponse{Token: token.Text(), Node: r.Node, Expires: expires}, nil
+}
+
+// Issue lets a node in without a token and certifies its key. Errors match ErrInput if the request is at fault.
+func (n *Node) Issue(node string, r CertificateRequest) (*CertificateResponse, error) {
+	if err := spiffe.CheckName(node); err != nil {
+		return nil, fmt.Errorf("%w: node: %w", ErrInput, err)
+	}
+	grant, err := cleanGrant(r.Services)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := n.o.CA.Sign(r.CSR, spiffe.ForNode(n.o.CA.TrustDomain, node), node)
+	if errors.Is(err, ca.ErrRequest) {
+		return nil, fmt.Errorf("%w: %w", ErrInput, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := n.o.Store.Admit(node, grant, n.o.CA.Now()); err != nil {
+		return nil, err
+	}
+	if err := n.o.Registrar.regrant(node); err != nil {
+		return nil, err
+	}
+	n.o.Log.Info("node certificate issued", "node", node)
+	return &CertificateResponse{Identity: leaf.ID.String(), Chain: leaf.Chain, Roots: n.o.CA.Roots(), NotAfter: leaf.NotAfter}, nil
+}
+
+// Nodes lists the nodes that were let in, sorted by name.
+func (n *Node) Nodes() ([]NodeStatus, error) {
+	kept, err := n.o.Store.Nodes()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]NodeStatus, len(kept))
+	for i, k := range kept {
+		out[i] = n.o.Registrar.describe(k)
+	}
+	return out, nil
+}
+
+func cleanGrant(services []string) (store.Grant, error) {
+	g, err := store.Grant{Services: services}.Clean(spiffe.CheckName)
+	if err != nil {
+		return g, fmt.Errorf("%w: %w", ErrInput, err)
+	}
+	return g, nil
+}
+
+// ErrInput marks what is wrong with a request of a person.
+var ErrInput = errors.New("bad request")

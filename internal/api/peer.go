@@ -2,112 +2,167 @@ package api
 
 import (
 	"context"
-	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/wattle-mesh/wattle/internal/api/apipb"
+	"github.com/wattle-mesh/wattle/internal/ca"
 	"github.com/wattle-mesh/wattle/internal/spiffe"
 )
 
-// caller is the other end of a connection to the agents' port.
-type caller struct {
-	cert    *x509.Certificate
-	address netip.Addr
+// Peer is who is at the other end of a connection to the agents' port. It is made once, by the handshake.
+type Peer struct {
+	credentials.TLSInfo
+	Node     string     // the zero string: not a node of this mesh, so it may Join and nothing else
+	Address  netip.Addr // where the connection comes from
+	Refusal  string     // why Node is empty
+	notAfter time.Time
+	key      any // the public key that the peer proved to hold
 }
 
-// callerOf returns who calls. There is always a certificate: the TLS handshake demands one and proves its key.
-func callerOf(ctx context.Context) (caller, error) {
+// PeerFrom returns the peer of a call. It reports false if the call did not come through the agents' port.
+func PeerFrom(ctx context.Context) (*Peer, bool) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return caller{}, status.Error(codes.Unauthenticated, "no peer")
+		return nil, false
 	}
-	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(info.State.PeerCertificates) == 0 {
-		return caller{}, status.Error(codes.Unauthenticated, "no client certificate")
-	}
-	c := caller{cert: info.State.PeerCertificates[0]}
-	if tcp, ok := p.Addr.(*net.TCPAddr); ok {
-		c.address = tcp.AddrPort().Addr().Unmap()
-	}
-	return c, nil
+	who, ok := p.AuthInfo.(*Peer)
+	return who, ok
 }
 
-// node returns the name of the node that calls, if it shows a valid node certificate of this mesh.
-func (n *Node) node(ctx context.Context) (string, caller, error) {
-	c, err := callerOf(ctx)
-	if err != nil {
-		return "", c, err
-	}
-	if err := n.verify(ctx, c.cert); err != nil {
-		return "", c, status.Errorf(codes.Unauthenticated, "the certificate is not valid here: %v", err)
-	}
-	id, err := spiffe.FromCertificate(c.cert)
-	if err != nil {
-		return "", c, status.Error(codes.Unauthenticated, err.Error())
-	}
-	if id.Kind != spiffe.Node || id.TrustDomain != n.o.CA.TrustDomain {
-		return "", c, status.Errorf(codes.PermissionDenied, "%s is not a node of this mesh", id)
-	}
-	return id.Name, c, nil
+// transport is TLS 1.3 with a certificate of the CA, for peers that show a certificate of any make. It classifies
+// the peer once for each connection.
+type transport struct {
+	credentials.TransportCredentials
+	ca *ca.CA
 }
 
-func (n *Node) verify(ctx context.Context, leaf *x509.Certificate) error {
-	inter := x509.NewCertPool()
-	if p, ok := peer.FromContext(ctx); ok {
-		for _, c := range p.AuthInfo.(credentials.TLSInfo).State.PeerCertificates[1:] {
-			inter.AddCert(c)
-		}
+func newTransport(authority *ca.CA, cert *ca.ServerCertificate) *transport {
+	return &transport{ca: authority, TransportCredentials: credentials.NewTLS(&tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		ClientAuth:             tls.RequireAnyClientCert, // one of no CA of ours may still join
+		SessionTicketsDisabled: true,                     // every connection proves its key, against the certificates of now
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert.Certificate() },
+	})}
+}
+
+// ServerHandshake implements credentials.TransportCredentials.
+func (t *transport) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := t.TransportCredentials.ServerHandshake(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	state, ok := info.(credentials.TLSInfo)
+	if !ok || len(state.State.PeerCertificates) == 0 {
+		return nil, nil, errors.Join(errors.New("no certificate"), conn.Close())
+	}
+	who := t.classify(state)
+	if a, ok := raw.RemoteAddr().(*net.TCPAddr); ok {
+		who.Address = a.AddrPort().Addr().Unmap().WithZone("")
+	}
+	return conn, who, nil
+}
+
+// Clone implements credentials.TransportCredentials.
+func (t *transport) Clone() credentials.TransportCredentials {
+	return &transport{t.TransportCredentials.Clone(), t.ca}
+}
+
+// classify finds out whose certificate it is.
+func (t *transport) classify(info credentials.TLSInfo) *Peer {
+	chain := info.State.PeerCertificates
+	leaf := chain[0]
+	who := &Peer{TLSInfo: info, key: leaf.PublicKey, notAfter: leaf.NotAfter}
+	between := x509.NewCertPool()
+	for _, c := range chain[1:min(len(chain), 4)] {
+		between.AddCert(c)
 	}
 	_, err := leaf.Verify(x509.VerifyOptions{
-		Roots: n.roots, Intermediates: inter, CurrentTime: n.o.Now(),
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		Roots: t.ca.Pool(), Intermediates: between, CurrentTime: t.ca.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
-	return err
+	if err != nil {
+		who.Refusal = "the certificate is not a valid one of this mesh: " + err.Error()
+		return who
+	}
+	id, err := spiffe.FromCertificate(leaf)
+	switch {
+	case err != nil:
+		who.Refusal = err.Error()
+	case id.TrustDomain != t.ca.TrustDomain:
+		who.Refusal = "the certificate is of the trust domain " + id.TrustDomain
+	case id.Kind != spiffe.Node:
+		who.Refusal = "the certificate is a " + string(id.Kind) + "'s; only nodes may call"
+	default:
+		who.Node = id.Name
+	}
+	return who
 }
 
-// Authorize decides whose configuration an xDS stream gets: the node of the certificate may ask for its own
-// proxies, "NODE/...", and no others. It is the xds server's Options.Authorize.
-func (n *Node) Authorize(ctx context.Context, claim *corev3.Node) (string, error) {
-	name, _, err := n.node(ctx)
-	if err != nil {
-		return "", err
+// admit decides whether a call may go on: Join for everybody, all else for nodes. A certificate that ended while the
+// connection lived is refused too.
+func admit(ctx context.Context, method string, now time.Time) error {
+	who, ok := PeerFrom(ctx)
+	switch {
+	case !ok:
+		return status.Error(codes.Unauthenticated, "no certificate")
+	case method == apipb.Node_Join_FullMethodName:
+		return nil
+	case who.Node == "":
+		return status.Error(codes.Unauthenticated, who.Refusal)
+	case !now.Before(who.notAfter):
+		return status.Error(codes.Unauthenticated, "the certificate has expired since the connection was made; connect again with a new one")
+	}
+	return nil
+}
+
+// interceptors refuse calls before anything of them is looked at.
+func interceptors(now func() time.Time) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			if err := admit(ctx, info.FullMethod, now()); err != nil {
+				return nil, err
+			}
+			return next(ctx, req)
+		}),
+		grpc.ChainStreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+			if err := admit(ss.Context(), info.FullMethod, now()); err != nil {
+				return err
+			}
+			return next(srv, ss)
+		}),
+	}
+}
+
+// Authorize says whose configuration an xDS stream gets: the proxy that it claims to be, if that belongs to the
+// peer's node ("h1/host" to h1). It is for xds.Options.Authorize.
+func (n *Node) Authorize(ctx context.Context, claim *corev3.Node) (proxyID string, err error) {
+	who, ok := PeerFrom(ctx)
+	if !ok || who.Node == "" {
+		return "", status.Error(codes.Unauthenticated, "no certificate of a node")
 	}
 	id := claim.GetId()
-	if host, _, ok := strings.Cut(id, "/"); !ok || host != name {
-		return "", status.Errorf(codes.PermissionDenied, "the certificate is that of node %s, which has no proxy %q", name, id)
+	if host, proxy, ok := strings.Cut(id, "/"); !ok || host != who.Node || proxy == "" {
+		return "", status.Errorf(codes.PermissionDenied, "node %s may not have the configuration of proxy %q", who.Node, clip(id, 100))
 	}
 	return id, nil
 }
 
-// sameKey reports whether two public keys are equal.
-func sameKey(a, b any) bool {
-	type equaler interface{ Equal(x any) bool }
-	switch k := a.(type) {
-	case *ecdsa.PublicKey:
-		o, ok := b.(*ecdsa.PublicKey)
-		return ok && k.Equal(o)
-	case equaler:
-		return k.Equal(b)
+// clip shortens what a peer said before it goes into an error or a log.
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n] + "..."
 	}
-	return false
-}
-
-// TLS returns the configuration of the agents' port: TLS 1.3, and a client certificate from everybody. Which
-// certificate a call needs is decided by the call: Join takes one that the caller signed itself.
-func (n *Node) TLS(certificate func() (*tls.Certificate, error)) *tls.Config {
-	return &tls.Config{
-		MinVersion:     tls.VersionTLS13,
-		ClientAuth:     tls.RequireAnyClientCert,
-		NextProtos:     []string{"h2"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate() },
-	}
+	return s
 }

@@ -1,295 +1,296 @@
 package api
 
 import (
-	"bytes"
-	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"slices"
+	"strings"
 	"sync"
-	"unicode/utf8"
 
 	"github.com/wattle-mesh/wattle/configs"
-	"github.com/wattle-mesh/wattle/internal/api/apipb"
 	"github.com/wattle-mesh/wattle/internal/spiffe"
 	"github.com/wattle-mesh/wattle/internal/store"
 	"github.com/wattle-mesh/wattle/registry"
 	"github.com/wattle-mesh/wattle/registry/static"
 )
 
-// Bounds of one report.
-const (
-	maxRegistrations = 1000
-	maxRegistration  = 64 << 10 // bytes
-	maxReason        = 200      // characters
-)
-
-// RegistrarOptions configure a Registrar. All fields are required unless they say otherwise.
+// RegistrarOptions configure a Registrar.
 type RegistrarOptions struct {
-	Log   *slog.Logger
-	Store *store.Store
-	// Declared returns what the operator's policy declares of a host: its address is the operator's word.
-	Declared func(node string) (registry.Host, bool)
-	// OnHealth is called when the health that agents report has changed; must not block.
+	Log   *slog.Logger // required
+	Store *store.Store // required
+	// OnHealth is called after Health has another answer. It must not block. Nil: nobody listens.
 	OnHealth func()
 }
 
-// Registrar is the mesh registry: the workloads that agents registered, and the health they report of all
-// workloads of their hosts. It is a registry.Source. What was reported last stays, over lost streams and restarts of
-// the server.
+// Registrar is the mesh's own registry: what agents register, as far as it was granted, and what they say of their
+// workloads' health. It is a registry.Source for "mesh". It starts with what the store has, so that a restarted
+// server serves the same before any agent is back. Its methods may be called from any goroutine.
 type Registrar struct {
-	o RegistrarOptions
+	o    RegistrarOptions
+	wake chan struct{} // has an element if Run may have something to do
 
-	mu      sync.Mutex
-	hosts   map[string]*configs.Host // nodes with registrations
-	reports map[string]store.Report
-	memo    static.Memo
-	health  registry.HealthMap
-	publish func([]*registry.Service) // nil while no Run is on
+	mu       sync.Mutex
+	policy   *configs.Policy // nil: none is in force yet
+	hosts    map[string]*host
+	memo     static.Memo
+	services []*registry.Service // replaced, never changed
+	health   registry.HealthMap  // likewise
+	unsaved  map[string]bool     // hosts whose report the store does not have
 }
 
-// NewRegistrar loads what was reported before.
+// NewRegistrar makes a Registrar with what the store has.
 func NewRegistrar(o RegistrarOptions) (*Registrar, error) {
-	r := &Registrar{o: o, hosts: map[string]*configs.Host{}, health: registry.HealthMap{}}
-	var err error
-	if r.reports, err = o.Store.Reports(); err != nil {
+	r := &Registrar{o: o, wake: make(chan struct{}, 1), hosts: map[string]*host{}, health: registry.HealthMap{}, unsaved: map[string]bool{}}
+	nodes, err := o.Store.Nodes()
+	if err != nil {
 		return nil, err
 	}
-	for node, rep := range r.reports {
-		var services []*configs.Service
-		for _, reg := range rep.Registrations {
-			s := new(configs.Service)
-			if err := json.Unmarshal(reg.Body, s); err != nil {
-				return nil, fmt.Errorf("registration of node %s in the store: %w", node, err)
-			}
-			services = append(services, s)
-		}
-		r.setHost(node, rep, services)
-		addHealth(r.health, node, rep)
+	for _, n := range nodes {
+		r.host(n.Name).grant = n.Grant
 	}
+	reports, err := o.Store.Reports()
+	if err != nil {
+		return nil, err
+	}
+	for _, kept := range reports {
+		h := r.host(kept.Node)
+		if err := h.restore(kept); err != nil {
+			return nil, fmt.Errorf("store: report of node %s: %w", kept.Node, err)
+		}
+		h.judge(nil)
+		h.putHealth(r.health)
+	}
+	r.rebuild()
 	return r, nil
 }
 
-// Run publishes the registered services until ctx is done.
-func (r *Registrar) Run(ctx context.Context, publish func([]*registry.Service)) error {
-	r.mu.Lock()
-	r.publish = publish
-	publish(r.services())
-	r.mu.Unlock()
-	<-ctx.Done()
-	r.mu.Lock()
-	r.publish = nil
-	r.mu.Unlock()
-	return nil
+// host returns what is known of a node, which is made if need be. The caller holds r.mu, or is NewRegistrar.
+func (r *Registrar) host(node string) *host {
+	h := r.hosts[node]
+	if h == nil {
+		h = &host{name: node, changed: make(chan struct{})}
+		r.hosts[node] = h
+	}
+	return h
 }
 
-// Health returns what agents say of their workloads. The map is never changed.
+// Run publishes the services that agents registered, and keeps their reports in the store. It implements
+// registry.Source: it fails when the store does.
+func (r *Registrar) Run(ctx context.Context, publish func([]*registry.Service)) error {
+	last, first := []*registry.Service(nil), true
+	for {
+		r.mu.Lock()
+		now := r.services
+		r.mu.Unlock()
+		if first || !same(now, last) {
+			publish(now)
+			last, first = now, false
+		}
+		if err := r.save(); err != nil {
+			return err
+		}
+		select {
+		case <-r.wake:
+		case <-ctx.Done():
+			return r.save()
+		}
+	}
+}
+
+func same(a, b []*registry.Service) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
+// save writes the reports that the store does not have.
+func (r *Registrar) save() error {
+	r.mu.Lock()
+	names := r.unsaved
+	r.unsaved = map[string]bool{}
+	reports := make([]store.Report, 0, len(names))
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		reports = append(reports, r.hosts[name].kept)
+	}
+	r.mu.Unlock()
+	if len(reports) == 0 {
+		return nil
+	}
+	err := r.o.Store.SaveReports(reports)
+	if err != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		maps.Copy(r.unsaved, names)
+	}
+	return err
+}
+
+func (r *Registrar) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Health returns what the agents say of their workloads. Immutable.
 func (r *Registrar) Health() registry.HealthMap {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.health
 }
 
-// services turns the hosts into services; r.mu is held.
-func (r *Registrar) services() []*registry.Service {
-	hosts := slices.SortedFunc(maps.Values(r.hosts), func(a, b *configs.Host) int { return cmp.Compare(a.Name, b.Name) })
-	return r.memo.Services(&configs.Policy{Hosts: hosts})
-}
-
-// report takes in what node says, from the address it says it from, and returns what is refused of it. The error is
-// the store's: nothing of the report is in force then.
-func (r *Registrar) report(node string, from netip.Addr, req *apipb.ReportRequest) ([]*apipb.Refusal, error) {
-	host, refused := r.place(node, from, req)
-	grant, err := r.grant(node)
-	if err != nil {
-		return nil, err
-	}
-	rep := store.Report{Address: host.Address, MeshPort: host.MeshPort}
-	var services []*configs.Service
-	if host.Address.IsValid() {
-		for _, reg := range req.GetRegistrations() {
-			s, err := accept(reg, grant, len(services))
-			if err != nil {
-				refused = append(refused, refusal(reg, err))
-				continue
-			}
-			body, err := json.Marshal(s)
-			if err != nil {
-				return nil, err
-			}
-			services = append(services, s)
-			rep.Registrations = append(rep.Registrations, store.Registration{Body: body, Origin: s.Origin})
-		}
-	}
-	for _, h := range req.GetHealth() {
-		word := registry.HealthWord{Health: registry.Healthy, Reason: printable(h.GetReason())}
-		if !h.GetHealthy() {
-			word.Health = registry.Unhealthy
-		}
-		name := registry.Name{Namespace: h.GetNamespace(), Name: h.GetService()}
-		rep.Health = append(rep.Health, store.Health{Service: name, Instance: h.GetInstance(), HealthWord: word})
-	}
-	return refused, r.take(node, rep, services)
-}
-
-// place decides under which address the node is reached.
-func (r *Registrar) place(node string, from netip.Addr, req *apipb.ReportRequest) (registry.Host, []*apipb.Refusal) {
-	host := registry.Host{Name: node, Address: from, MeshPort: uint16(req.GetMeshPort())}
-	if declared, ok := r.o.Declared(node); ok {
-		return declared, nil
-	}
-	claim, err := netip.ParseAddr(req.GetAddress())
-	if req.GetAddress() == "" || (err == nil && claim.Unmap() == from) {
-		return host, nil
-	}
-	reason := fmt.Sprintf("the address %q is not the one the agent connects from (%s) and no host block declares it", req.GetAddress(), from)
-	r.o.Log.Warn("report refused", "node", node, "reason", reason)
-	host.Address = netip.Addr{}
-	var refused []*apipb.Refusal
-	for _, reg := range req.GetRegistrations() {
-		refused = append(refused, refusal(reg, errors.New(reason)))
-	}
-	return host, refused
-}
-
-func (r *Registrar) grant(node string) (store.Grant, error) {
-	n, _, err := r.o.Store.Node(node)
-	return n.Grant, err
-}
-
-func refusal(reg *apipb.Registration, err error) *apipb.Refusal {
-	return &apipb.Refusal{Namespace: reg.GetNamespace(), Service: reg.GetService(), Instance: reg.GetInstance(), Reason: err.Error()}
-}
-
-// accept checks one registration: it must be granted and make sense.
-func accept(reg *apipb.Registration, grant store.Grant, before int) (*configs.Service, error) {
-	if before >= maxRegistrations {
-		return nil, fmt.Errorf("a host may register %d workloads at most", maxRegistrations)
-	}
-	if len(reg.GetBody()) > maxRegistration {
-		return nil, fmt.Errorf("%d bytes; a registration may have %d at most", len(reg.GetBody()), maxRegistration)
-	}
-	s := new(configs.Service)
-	d := json.NewDecoder(bytes.NewReader(reg.GetBody()))
-	d.DisallowUnknownFields()
-	if err := d.Decode(s); err != nil {
-		return nil, fmt.Errorf("the registration does not decode: %w", err)
-	}
-	name := registry.Name{Namespace: s.Namespace, Name: s.Name}
-	if name.Namespace != reg.GetNamespace() || name.Name != reg.GetService() || s.Instance != reg.GetInstance() {
-		return nil, errors.New("the registration's body is of another service")
-	}
-	if !grant.Allows(name) {
-		return nil, fmt.Errorf("the node was not granted %s: make its join token with -services %s, or declare it in a host block", name, name)
-	}
-	if err := spiffe.ForService("check.invalid", s.Namespace, s.Name).Check(); err != nil {
-		return nil, err
-	}
-	if len(s.Endpoints) > 0 {
-		return nil, errors.New("a workload has no endpoint blocks; its endpoint is the host")
-	}
-	if len(s.Ports) == 0 {
-		return nil, errors.New("a workload needs a port")
-	}
-	for _, p := range s.Ports {
-		if p.Number == 0 || !p.Local.IsValid() || p.Local.Port() == 0 {
-			return nil, fmt.Errorf("port %d at %s: both need a port number", p.Number, p.Local)
-		}
-	}
-	s.Origin = reg.GetOrigin()
-	s.Command, s.Env = nil, nil
-	return s, nil
-}
-
-// take stores a report and brings it into force.
-func (r *Registrar) take(node string, rep store.Report, services []*configs.Service) error {
+// SetPolicy says which policy is in force: its host blocks and gateways are grants, and the operator's word on
+// addresses. What was registered is judged anew. Until the first call, what the store has counts as granted. It is
+// cheap when hosts and gateways are the same, and does not block.
+func (r *Registrar) SetPolicy(p *configs.Policy) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	old := r.reports[node]
-	if equalReports(old, rep) {
-		return nil
+	old := r.policy
+	r.policy = p
+	if old != nil && slices.Equal(old.Hosts, p.Hosts) && slices.Equal(old.Gateways, p.Gateways) {
+		return
 	}
-	if err := r.o.Store.SetReport(node, rep); err != nil {
+	for _, h := range r.hosts {
+		r.judge(h)
+	}
+	r.rebuild()
+}
+
+// regrant reads a node's grant again.
+func (r *Registrar) regrant(node string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n, ok, err := r.o.Store.Node(node)
+	if err != nil || !ok {
 		return err
 	}
-	r.reports[node] = rep
-	if !equalReports(store.Report{Address: old.Address, MeshPort: old.MeshPort, Registrations: old.Registrations},
-		store.Report{Address: rep.Address, MeshPort: rep.MeshPort, Registrations: rep.Registrations}) {
-		r.setHost(node, rep, services)
-		if r.publish != nil {
-			r.publish(r.services())
-		}
-	}
-	if !slices.Equal(old.Health, rep.Health) {
-		r.setHealth(node)
-		r.o.OnHealth()
-	}
+	h := r.host(node)
+	h.grant = n.Grant
+	r.judge(h)
+	r.rebuild()
 	return nil
 }
 
-func equalReports(a, b store.Report) bool {
-	return a.Address == b.Address && a.MeshPort == b.MeshPort && slices.Equal(a.Health, b.Health) &&
-		slices.EqualFunc(a.Registrations, b.Registrations, func(a, b store.Registration) bool {
-			return a.Origin == b.Origin && bytes.Equal(a.Body, b.Body)
-		})
+// judge decides again what of a host's report counts. The caller holds r.mu.
+func (r *Registrar) judge(h *host) {
+	if h.judge(r.policy) {
+		r.unsaved[h.name] = true
+	}
 }
 
-// setHost replaces a node's host. A service that did not change keeps its pointer.
-func (r *Registrar) setHost(node string, rep store.Report, services []*configs.Service) {
-	if len(services) == 0 || !rep.Address.IsValid() {
-		delete(r.hosts, node)
-		return
-	}
-	old := r.hosts[node]
-	h := &configs.Host{Name: node, Address: rep.Address, MeshPort: rep.MeshPort, Services: services, Origin: "node " + node}
-	if old != nil && old.Address == h.Address && old.MeshPort == h.MeshPort {
-		for i, s := range h.Services {
-			for _, o := range old.Services {
-				if sameService(o, s) {
-					h.Services[i] = o
-				}
-			}
+// rebuild makes the services of what counts now. The caller holds r.mu.
+func (r *Registrar) rebuild() {
+	var p configs.Policy
+	for _, h := range r.hosts {
+		if h.block != nil {
+			p.Hosts = append(p.Hosts, h.block)
 		}
 	}
-	r.hosts[node] = h
+	slices.SortFunc(p.Hosts, func(a, b *configs.Host) int { return strings.Compare(a.Name, b.Name) })
+	r.services = r.memo.Services(&p)
+	r.poke()
 }
 
-func sameService(a, b *configs.Service) bool {
-	x, errX := json.Marshal(a)
-	y, errY := json.Marshal(b)
-	return errX == nil && errY == nil && bytes.Equal(x, y)
+// report takes a report of the stream that is numbered so, and returns what was refused of it.
+func (r *Registrar) report(node string, stream uint64, said said) ([]refusal, error) {
+	sick, refused, err := r.take(node, stream, said)
+	if sick && r.o.OnHealth != nil {
+		r.o.OnHealth()
+	}
+	return refused, err
 }
 
-// setHealth replaces what one node says in a new map.
-func (r *Registrar) setHealth(node string) {
-	next := make(registry.HealthMap, len(r.health))
-	for k, w := range r.health {
-		if k.Host != node {
-			next[k] = w
+func (r *Registrar) take(node string, stream uint64, said said) (sick bool, refused []refusal, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.host(node)
+	if h.stream != stream {
+		return false, nil, errSuperseded
+	}
+	sick = !slices.Equal(h.said.health, said.health)
+	if sick {
+		next := maps.Clone(r.health)
+		h.dropHealth(next)
+		h.said.health = said.health
+		h.putHealth(next)
+		r.health = next
+	}
+	h.said = h.said.with(said)
+	r.judge(h)
+	r.rebuild()
+	return sick, h.refused, nil
+}
+
+// open begins a stream of reports. An older one of the same node ends: it may be of a connection that died.
+func (r *Registrar) open(node string) (stream uint64, superseded <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.host(node)
+	if h.end != nil {
+		close(h.end)
+	}
+	h.stream++
+	h.end = make(chan struct{})
+	return h.stream, h.end
+}
+
+// close ends a stream. What it reported stays.
+func (r *Registrar) close(node string, stream uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if h := r.hosts[node]; h.stream == stream {
+		h.end = nil
+	}
+}
+
+// refusals returns what is refused of the node's report now, and a channel that is closed when that changes.
+func (r *Registrar) refusals(node string) ([]refusal, <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.host(node)
+	return h.refused, h.changed
+}
+
+// holds reports whether the node was granted an identity, and whether it is known to have a use for it: the policy
+// places a workload or gateway there, or the agent registered one. What has a use is granted.
+func (r *Registrar) holds(node string, id spiffe.ID) (granted, has bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	name := registry.Name{Namespace: id.Namespace, Name: id.Name}
+	switch id.Kind {
+	case spiffe.Gateway:
+		if runsGateway(r.policy, node, name) {
+			return true, true, nil
 		}
+		return false, false, fmt.Errorf("no gateway %s runs on node %s; its run_on in the policy would say so", name, node)
+	case spiffe.Service:
+		h := r.host(node)
+		has = declares(r.policy, node, name) || h.registered(name)
+		return has || h.grant.Service(name.Namespace, name.Name), has, nil
 	}
-	addHealth(next, node, r.reports[node])
-	r.health = next
+	return false, false, fmt.Errorf("node %s may not hold the identity of another %s", node, id.Kind)
 }
 
-func addHealth(m registry.HealthMap, node string, rep store.Report) {
-	for _, h := range rep.Health {
-		m[registry.WorkloadKey{Host: node, Service: h.Service, Instance: h.Instance}] = h.HealthWord
-	}
+// notGranted is what a node hears that asks for more than it has.
+func notGranted(node, namespace, service string) error {
+	return fmt.Errorf("node %s was not granted service %s/%s; a host block in the policy, or the grant in a join token, would do so", node, namespace, service)
 }
 
-// printable bounds a text from elsewhere.
-func printable(s string) string {
-	if !utf8.ValidString(s) {
-		return "(not UTF-8)"
+// describe adds to a node what is known of it now.
+func (r *Registrar) describe(n store.Node) NodeStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := NodeStatus{Node: n}
+	h := r.hosts[n.Name]
+	if h == nil {
+		return out
 	}
-	if r := []rune(s); len(r) > maxReason {
-		return string(r[:maxReason])
+	if h.address.IsValid() {
+		out.Address = h.address.String()
 	}
-	return s
+	out.MeshPort, out.Reporting = h.said.meshPort, h.end != nil
+	if h.block != nil {
+		out.Registrations = len(h.block.Services)
+	}
+	return out
 }

@@ -8,40 +8,50 @@ import (
 	"strings"
 )
 
-// tokenPrefix marks a join token, so that secret scanners and people know one.
+// tokenPrefix tells join tokens from other secrets, and this form from later ones.
 const tokenPrefix = "wattle1."
 
-// JoinToken is what a join token says: who may use it, once, and which server it is for.
-type JoinToken struct {
-	Node   string `json:"n"`
-	Pin    string `json:"p"` // SHA-256 of the public key of the CA's root, in hex
-	Secret string `json:"s"`
+// Token is a join token in its parts. Its text is a secret.
+type Token struct {
+	CA     string `json:"ca"`     // SHA-256 of the root's public key (SubjectPublicKeyInfo), in hex: which server to believe
+	Secret []byte `json:"secret"` // 256 random bits
+	Node   string `json:"node"`   // whom it is for
 }
 
-// newJoinToken makes a token with a fresh secret of 128 bits at least.
-func newJoinToken(node, pin string) JoinToken {
-	return JoinToken{Node: node, Pin: pin, Secret: rand.Text()}
+var errToken = errors.New("this is no join token; make one with: wattle token create -node NAME")
+
+// newToken makes a token with a new secret.
+func newToken(ca, node string) (Token, error) {
+	t := Token{CA: ca, Node: node, Secret: make([]byte, 32)}
+	_, err := rand.Read(t.Secret)
+	return t, err
 }
 
-// String returns the text that people carry to the host.
-func (t JoinToken) String() string {
-	text, _ := json.Marshal(t) // strings always encode
-	return tokenPrefix + base64.RawURLEncoding.EncodeToString(text)
-}
-
-// ParseToken reads a join token.
-func ParseToken(s string) (JoinToken, error) {
-	var t JoinToken
-	body, ok := strings.CutPrefix(strings.TrimSpace(s), tokenPrefix)
-	if !ok {
-		return t, errors.New("not a join token: it begins with " + tokenPrefix + "; make one with wattle token create")
+// ParseToken reads a token's text. White space around it does not matter. Errors do not repeat it.
+func ParseToken(text string) (Token, error) {
+	body, ok := strings.CutPrefix(strings.TrimSpace(text), tokenPrefix)
+	if !ok || len(body) > 1024 {
+		return Token{}, errToken
 	}
-	text, err := base64.RawURLEncoding.DecodeString(body)
-	if err == nil {
-		err = json.Unmarshal(text, &t)
+	b, err := base64.RawURLEncoding.DecodeString(body)
+	if err != nil {
+		return Token{}, errToken
 	}
-	if err != nil || t.Node == "" || t.Pin == "" || t.Secret == "" {
-		return t, errors.New("the join token is damaged; copy it again or make a new one with wattle token create")
+	var t Token
+	if json.Unmarshal(b, &t) != nil || len(t.CA) != 64 || len(t.Secret) != 32 || t.Node == "" {
+		return Token{}, errToken
 	}
 	return t, nil
 }
+
+// Text returns the form that ParseToken reads.
+func (t Token) Text() string {
+	b, err := json.Marshal(t)
+	if err != nil {
+		return "" // two strings and bytes always encode
+	}
+	return tokenPrefix + base64.RawURLEncoding.EncodeToString(b)
+}
+
+// String keeps the secret out of logs.
+func (t Token) String() string { return "join token for " + t.Node }

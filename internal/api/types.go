@@ -1,5 +1,3 @@
-// Package api is how Wattle is spoken to: the gRPC service between agents and server, and the HTTP API with its
-// client. It decides who may say what; what is done about it is the other packages' work.
 package api
 
 import (
@@ -11,70 +9,110 @@ import (
 	"github.com/wattle-mesh/wattle/registry"
 )
 
-// Status is what GET /v1/status answers.
+// Status is the answer of GET /v1/status: how the server is.
 type Status struct {
-	Ready       bool                `json:"ready"`    // a policy and a catalog are in force
+	Ready       bool                `json:"ready"`    // a revision has been published
 	Revision    uint64              `json:"revision"` // of the policy in force
-	Rejected    bool                `json:"rejected"` // the folder holds a policy that is not in force; diagnostics say why
+	Rejected    bool                `json:"rejected"` // the policy folder holds something else, which Diagnostics says what is wrong with
 	Changed     time.Time           `json:"changed,omitzero"`
-	Version     string              `json:"version"`
-	TrustDomain string              `json:"trust_domain"`
 	Policy      string              `json:"policy"` // the folder
 	Diagnostics configs.Diagnostics `json:"diagnostics"`
 	Registries  []registry.Status   `json:"registries"`
-	Services    int                 `json:"services"`
-	Endpoints   int                 `json:"endpoints"`
 	Proxies     ProxyCounts         `json:"proxies"`
+	Services    int                 `json:"services"` // in the catalog
+	Endpoints   int                 `json:"endpoints"`
+	Nodes       int                 `json:"nodes"` // that were let into the mesh
+	TrustDomain string              `json:"trust_domain"`
+	Store       string              `json:"store"` // its id
+	Version     string              `json:"version"`
 }
 
-// ProxyCounts sums the proxies up.
+// ProxyCounts says how the proxies are, all in all.
 type ProxyCounts struct {
 	Known     int `json:"known"`
 	Connected int `json:"connected"`
-	Synced    int `json:"synced"`
-	Refusing  int `json:"refusing"` // with a resource that Envoy does not accept
+	Synced    int `json:"synced"` // have acknowledged everything
+	Nacked    int `json:"nacked"` // refused something
 }
 
-// Proxies is what GET /v1/proxies answers.
+// Proxies is the answer of GET /v1/proxies: what each proxy has acknowledged, and what it refused; sorted by id.
 type Proxies struct {
 	Proxies []xds.ProxyStatus `json:"proxies"`
 }
 
-// Nodes is what GET /v1/nodes answers.
+func countProxies(all []xds.ProxyStatus) ProxyCounts {
+	var c ProxyCounts
+	for _, p := range all {
+		c.Known++
+		if p.Connected {
+			c.Connected++
+		}
+		if p.Synced {
+			c.Synced++
+		}
+		for _, t := range p.Types {
+			if t.Nack != nil {
+				c.Nacked++
+				break
+			}
+		}
+	}
+	return c
+}
+
+// NodeStatus is one entry of GET /v1/nodes.
+type NodeStatus struct {
+	store.Node
+	Address       string `json:"address,omitempty"` // as the server verified it when the agent reported
+	MeshPort      uint16 `json:"mesh_port,omitempty"`
+	Reporting     bool   `json:"reporting"`     // the agent is connected
+	Registrations int    `json:"registrations"` // accepted ones
+}
+
+// Nodes is the answer of GET /v1/nodes, sorted by name.
 type Nodes struct {
-	Nodes []store.Node `json:"nodes"`
+	Nodes []NodeStatus `json:"nodes"`
 }
 
 // TokenRequest is the body of POST /v1/tokens.
 type TokenRequest struct {
-	Node     string        `json:"node"`
-	Services []string      `json:"services,omitempty"` // the grant: "namespace/name", "namespace/*", "*/*", or a name in namespace default
-	TTL      time.Duration `json:"ttl,omitempty"`      // nanoseconds; zero means 10 minutes, 24 hours at most
+	Node     string           `json:"node"`
+	Services []string         `json:"services,omitempty"` // the grant: "shop/reviews", "ops/*", "*/*"; a name alone is one of the namespace default
+	TTL      configs.Duration `json:"ttl,omitempty"`      // "10m0s"; zero: 10 minutes; at most a week
 }
 
-// TokenResponse is its answer.
+// TokenResponse is its answer. The token is shown this once.
 type TokenResponse struct {
 	Token   string    `json:"token"`
 	Node    string    `json:"node"`
 	Expires time.Time `json:"expires"`
 }
 
-// CertificateRequest is the body of POST /v1/nodes/NAME/certificate.
+// CertificateRequest is the body of POST /v1/nodes/{name}/certificate. The node is let in without a token.
 type CertificateRequest struct {
-	CSR      []byte   `json:"csr"` // PKCS #10, DER; only its key is used
-	Services []string `json:"services,omitempty"`
+	CSR      []byte   `json:"csr"`                // PKCS #10, DER; only its key is used
+	Services []string `json:"services,omitempty"` // the grant, as in TokenRequest; none: the node keeps the one it has
 }
 
 // CertificateResponse is its answer.
 type CertificateResponse struct {
 	Identity string    `json:"identity"`
-	Chain    [][]byte  `json:"chain"` // DER, leaf first
+	Chain    [][]byte  `json:"chain"` // DER, leaf first, then intermediates
 	Roots    [][]byte  `json:"roots"` // DER
 	NotAfter time.Time `json:"not_after"`
 }
 
-// Failure is the body of every answer that is not 2xx.
-type Failure struct {
-	Error  string `json:"error"`
-	Remedy string `json:"remedy,omitempty"`
+// Error is the body of every answer that is no success. The client returns it as error.
+type Error struct {
+	Status  int    `json:"-"` // of HTTP
+	Message string `json:"error"`
+	Remedy  string `json:"remedy,omitempty"`
+}
+
+// Error returns the message and the remedy.
+func (e *Error) Error() string {
+	if e.Remedy == "" {
+		return e.Message
+	}
+	return e.Message + "; " + e.Remedy
 }

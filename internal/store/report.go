@@ -34,9 +34,16 @@ type Health struct {
 	Reason    string `json:"reason,omitempty"`
 }
 
-// SaveReport replaces what is kept of a node's report. Calls at the same time share their writes to the disk.
-func (s *Store) SaveReport(r Report) error {
-	return s.db.Batch(func(tx *bbolt.Tx) error { return put(tx, reportBucket, []byte(r.Node), r) })
+// SaveReports replaces what is kept of the nodes' reports, all or none.
+func (s *Store) SaveReports(all []Report) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		for _, r := range all {
+			if err := put(tx, reportBucket, []byte(r.Node), r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // Reports returns the last report of every node, sorted by node.

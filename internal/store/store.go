@@ -52,7 +52,6 @@ func Open(file string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", file, err)
 	}
-	db.MaxBatchDelay = 2 * time.Millisecond // the wait of a single writer; a thousand agents that come back share few fsyncs all the same
 	s := &Store{db: db}
 	if err := db.Update(s.prepare); err != nil {
 		return nil, errors.Join(fmt.Errorf("store %s: %w", file, err), db.Close())

@@ -1,0 +1,163 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/time/rate"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/wattle-mesh/wattle/internal/api/apipb"
+	"github.com/wattle-mesh/wattle/internal/store"
+)
+
+// A stream may report reportBurst times at once and reportRate times a second from then on; more has to wait.
+const (
+	reportRate  rate.Limit = 50
+	reportBurst            = 100
+)
+
+// meshPortRange is how many ports from its mesh port on belong to a host.
+const meshPortRange = 32
+
+// Report implements apipb.NodeServer. It answers every report, and again when what is refused of the last one
+// changes with the policy or the grant.
+func (n *Node) Report(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb.ReportResponse]) error {
+	who, ok := PeerFrom(stream.Context())
+	if !ok || who.Node == "" {
+		return status.Error(codes.Unauthenticated, "no certificate of a node")
+	}
+	number, superseded := n.o.Registrar.open(who.Node)
+	defer n.o.Registrar.close(who.Node, number)
+	reports, ended := receive(stream)
+	var told []refusal
+	var changed <-chan struct{} // nil before the first report
+	for {
+		select {
+		case req := <-reports:
+			s, err := parseReport(who, req)
+			if err != nil {
+				return status.Error(codes.InvalidArgument, err.Error())
+			}
+			if _, err := n.o.Registrar.report(who.Node, number, s); err != nil {
+				return status.Error(codes.Aborted, err.Error())
+			}
+		case <-changed:
+			if now, _ := n.o.Registrar.refusals(who.Node); slices.Equal(now, told) {
+				_, changed = n.o.Registrar.refusals(who.Node)
+				continue
+			}
+		case <-superseded:
+			return status.Error(codes.Aborted, errSuperseded.Error())
+		case err := <-ended:
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		told, changed = n.o.Registrar.refusals(who.Node)
+		if err := stream.Send(response(told)); err != nil {
+			return err
+		}
+	}
+}
+
+// receive reads the stream from a goroutine that ends with it.
+func receive(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb.ReportResponse]) (<-chan *apipb.ReportRequest, <-chan error) {
+	reports, ended := make(chan *apipb.ReportRequest), make(chan error, 1)
+	limit := rate.NewLimiter(reportRate, reportBurst)
+	ctx := stream.Context()
+	next := func() error {
+		if err := limit.Wait(ctx); err != nil {
+			return context.Cause(ctx)
+		}
+		req, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		select {
+		case reports <- req:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	go func() {
+		for {
+			if err := next(); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	return reports, ended
+}
+
+func response(refused []refusal) *apipb.ReportResponse {
+	out := &apipb.ReportResponse{}
+	for _, r := range refused {
+		out.Refused = append(out.Refused, &apipb.Refusal{Namespace: r.namespace, Service: r.service, Instance: r.instance, Reason: r.reason})
+	}
+	return out
+}
+
+// parseReport reads a report. What is wrong with one registration is a refusal; an error is a report that as a
+// whole is not to be used.
+func parseReport(who *Peer, req *apipb.ReportRequest) (said, error) {
+	out := said{peer: who.Address}
+	if a := req.GetAddress(); a != "" {
+		claimed, err := netip.ParseAddr(a)
+		if err != nil || !machine(claimed.Unmap()) {
+			return said{}, fmt.Errorf("%q is not the address of a machine", clip(a, 64))
+		}
+		out.claimed = claimed.Unmap()
+	}
+	if req.GetMeshPort() > math.MaxUint16+1-meshPortRange {
+		return said{}, fmt.Errorf("mesh port %d: a host has %d ports from there on", req.GetMeshPort(), meshPortRange)
+	}
+	out.meshPort = uint16(req.GetMeshPort())
+	if len(req.GetRegistrations()) > maxRegistrations {
+		return said{}, fmt.Errorf("%d registrations, at most %d are taken", len(req.GetRegistrations()), maxRegistrations)
+	}
+	for _, r := range req.GetRegistrations() {
+		s, err := parseRegistration(who.Node, r)
+		var kept store.Registration
+		if err == nil {
+			kept, err = stored(s)
+		}
+		if err != nil {
+			out.malformed = append(out.malformed, refusal{clip(r.GetNamespace(), 64), clip(r.GetService(), 64), clip(r.GetInstance(), 128), err.Error()})
+			continue
+		}
+		out.registrations = append(out.registrations, registration{Service: s, kept: kept})
+	}
+	out.dedupe()
+	var err error
+	out.health, err = parseHealth(req.GetHealth())
+	return out, err
+}
+
+// dedupe sorts the registrations. Of two for the same workload the first counts.
+func (s *said) dedupe() {
+	slices.SortStableFunc(s.registrations, registration.compare)
+	s.registrations = slices.CompactFunc(s.registrations, func(a, b registration) bool {
+		if a.compare(b) != 0 {
+			return false
+		}
+		s.malformed = append(s.malformed, refusal{b.Namespace, b.Name, b.Instance, fmt.Sprintf("it is registered twice; the first one, %s, counts", a.Origin)})
+		return true
+	})
+}
+
+// compareHealth orders by workload.
+func compareHealth(a, b store.Health) int {
+	return strings.Compare(a.Namespace+"/"+a.Service+"/"+a.Instance, b.Namespace+"/"+b.Service+"/"+b.Instance)
+}
