@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -130,7 +131,7 @@ func decodeAttrs[T any](d *decoder, b *block[T], t *T) {
 			a.set(d, t, v)
 			d.expr = nil
 		case a.required && !slices.Contains(d.frame.meant, a.name):
-			d.failFrame(d.frame, codeMissingAttr, fmt.Sprintf("%s without %s", d.frame.head.String(), a.name), fmt.Sprintf("Give it the attribute %s. %s", a.name, a.doc))
+			d.failFrame(d.frame, codeMissingAttr, fmt.Sprintf("%s without %s", cmp.Or(d.frame.head.String(), "the file"), a.name), fmt.Sprintf("Give it the attribute %s. %s", a.name, a.doc))
 		case a.initial != cty.NilVal:
 			a.set(d, t, a.initial)
 		}

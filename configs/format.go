@@ -2,7 +2,9 @@ package configs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -12,6 +14,9 @@ import (
 
 // Format returns src in the canonical style. It fails if src is no valid HCL.
 func Format(src []byte) ([]byte, error) {
+	if s := (&source{path: "-", data: src}); mayRecurse(src) > maxRecursion && hclDepth(s) > maxRecursion {
+		return nil, errors.New("format: nested too deep")
+	}
 	if _, diags := hclsyntax.ParseConfig(src, "", hcl.InitialPos); diags.HasErrors() {
 		return nil, fmt.Errorf("format: %w", diags)
 	}
@@ -26,8 +31,17 @@ func Format(src []byte) ([]byte, error) {
 func Diff(name string, a, b []byte) string {
 	// A string writer does not fail.
 	s, _ := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
-		A: difflib.SplitLines(string(a)), B: difflib.SplitLines(string(b)),
+		A: lines(a), B: lines(b),
 		FromFile: "a/" + name, ToFile: "b/" + name, Context: 3,
 	})
 	return s
+}
+
+// lines splits after each new line.
+func lines(text []byte) []string {
+	all := strings.SplitAfter(string(text), "\n")
+	if last := len(all) - 1; all[last] == "" {
+		return all[:last]
+	}
+	return all
 }

@@ -1,0 +1,188 @@
+package configs
+
+import (
+	"net/netip"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/hcl/v2/gohcl"
+)
+
+func TestServerDefaults(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, dir, "server.hcl", string(DefaultServer()))
+	s, diags := LoadServer(filepath.Join(dir, "server.hcl"))
+	if len(diags) > 0 {
+		t.Fatal(diags)
+	}
+	want := &Server{
+		StateDir: "/var/lib/wattle/server", Policy: "/etc/wattle/policy", HTTP: "127.0.0.1:7500", Agents: "0.0.0.0:7501",
+		Names: []string{}, LogLevel: "info", LogFormat: "text",
+	}
+	if !reflect.DeepEqual(s, want) {
+		t.Errorf("got %+v\nwant %+v", s, want)
+	}
+	checkCommentedDefaults(t, string(DefaultServer()), serverBlock.shape, `registry "static" "files" {`)
+}
+
+func TestAgentDefaults(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, dir, "agent.hcl", string(DefaultAgent()))
+	a, diags := LoadAgent(filepath.Join(dir, "agent.hcl"))
+	if len(diags) > 0 {
+		t.Fatal(diags)
+	}
+	want := &Agent{
+		Servers: []string{"127.0.0.1:7501"}, StateDir: "/var/lib/wattle/agent", RunDir: "/run/wattle", ServicesDir: "/etc/wattle/services.d",
+		Envoy: "envoy", LogLevel: "info", LogFormat: "text",
+	}
+	if !reflect.DeepEqual(a, want) {
+		t.Errorf("got %+v\nwant %+v", a, want)
+	}
+	checkCommentedDefaults(t, string(DefaultAgent()), agentBlock.shape, "token_file")
+}
+
+// checkCommentedDefaults checks that a default file mentions every attribute, and with its default where it has one.
+func checkCommentedDefaults(t *testing.T, text string, s *shape, alsoWants string) {
+	t.Helper()
+	for _, a := range s.attrs {
+		if a.name == "token" {
+			continue // token_file is the better way
+		}
+		line := regexp.MustCompile(`(?m)^#? ?` + a.name + ` *= (.*)$`).FindStringSubmatch(text)
+		switch {
+		case line == nil:
+			t.Errorf("the default file does not show %s", a.name)
+		case a.absent != "" && strings.HasPrefix(a.absent, `"`) && line[1] != a.absent:
+			t.Errorf("%s is %s by default, the file says %s", a.name, a.absent, line[1])
+		}
+	}
+	if !strings.Contains(text, alsoWants) {
+		t.Errorf("the default file does not show %s", alsoWants)
+	}
+}
+
+func TestServerFile(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, dir, "server.hcl", `
+state_dir  = "state"
+policy     = "policy"
+http       = "unix:http.sock"
+agents     = "127.0.0.1:7601"
+names      = ["wattle.example", "127.0.0.1", "::1"]
+log_level  = "debug"
+log_format = "json"
+
+registry "static" "files" {
+  path         = lower("/SERVICES")
+  sync_timeout = "3s"
+}
+registry "static" "more" { path = "x" }
+`)
+	s, diags := LoadServer(filepath.Join(dir, "server.hcl"))
+	if len(diags) > 0 {
+		t.Fatal(diags)
+	}
+	if s.StateDir != filepath.Join(dir, "state") || s.Policy != filepath.Join(dir, "policy") || s.HTTP != "unix:"+filepath.Join(dir, "http.sock") {
+		t.Errorf("paths are not relative to the file: %+v", s)
+	}
+	if len(s.Registries) != 2 || s.Registries[0].Type != "static" || s.Registries[0].Name != "files" || s.Registries[0].SyncTimeout != 3*time.Second || s.Registries[1].SyncTimeout != 10*time.Second {
+		t.Fatalf("registries: %+v", s.Registries)
+	}
+	r := &s.Registries[0]
+	var driver struct {
+		Path string `hcl:"path"`
+	}
+	if ds := gohcl.DecodeBody(r.Body, r.Eval, &driver); ds.HasErrors() || driver.Path != "/services" {
+		t.Errorf("the driver reads %+v, %v", driver, ds)
+	}
+	var strict struct {
+		Pth string `hcl:"pth"`
+	}
+	got := r.Diagnostics(gohcl.DecodeBody(r.Body, r.Eval, &strict))
+	if len(got) != 2 || got[1].Code != codeUnknownAttr || got[1].Line != 11 || got[1].Context != `registry "static" "files"` {
+		t.Errorf("what the driver found wrong: %+v", got)
+	}
+}
+
+func TestServerFileIsRefused(t *testing.T) {
+	for _, c := range []struct{ name, text, code string }{
+		{"an HTTP address that others reach", `http = "0.0.0.0:7500"`, codeLoopback},
+		{"an HTTP address without port", `http = "127.0.0.1"`, codeAddress},
+		{"an HTTP socket without path", `http = "unix:"`, codeAddress},
+		{"a name as the agents' address", `agents = "example.com:7501"`, codeAddress},
+		{"a name with a port", `names = ["a:1"]`, codeDomain},
+		{"an unknown attribute", `htp = "127.0.0.1:1"`, codeUnknownAttr},
+		{"an unknown level", `log_level = "loud"`, codeWord},
+		{"a registry without name", `registry "static" {}`, codeLabels},
+		{"two registries of one name", "registry \"static\" \"a\" {}\nregistry \"dns\" \"a\" {}", codeDuplicate},
+		{"a broken file", `http = `, codeSyntax},
+		{"dynamic registries", "dynamic \"registry\" {\n  for_each = []\n  content {}\n}", codeUnknownBlock},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeFile(t, dir, "server.hcl", c.text)
+			s, diags := LoadServer(filepath.Join(dir, "server.hcl"))
+			if s != nil || len(diags) == 0 || diags[0].Code != c.code || diags[0].File != "server.hcl" || diags[0].Line == 0 {
+				t.Errorf("got %v, %v", s, diags)
+			}
+		})
+	}
+	if s, diags := LoadServer(filepath.Join(t.TempDir(), "missing.hcl")); s != nil || !diags.HasErrors() {
+		t.Error("a file that is missing was loaded")
+	}
+	if s, diags := LoadServer(t.TempDir()); s != nil || !diags.HasErrors() {
+		t.Error("a folder was loaded")
+	}
+}
+
+func TestAgentFile(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, dir, "agent.hcl", `
+node           = "h1"
+server         = ["127.0.0.1:7501", "wattle.example:7501", "[::1]:7501"]
+state_dir      = "state"
+run_dir        = "run"
+services_dir   = "services.d"
+address        = "10.0.0.1"
+source_address = "127.0.0.11"
+token          = "secret"
+envoy          = "bin/envoy"
+log_level      = "warn"
+log_format     = "json"
+`)
+	a, diags := LoadAgent(filepath.Join(dir, "agent.hcl"))
+	if len(diags) > 0 {
+		t.Fatal(diags)
+	}
+	want := &Agent{
+		Node: "h1", Servers: []string{"127.0.0.1:7501", "wattle.example:7501", "[::1]:7501"}, StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
+		ServicesDir: filepath.Join(dir, "services.d"), Address: netip.MustParseAddr("10.0.0.1"), SourceAddress: netip.MustParseAddr("127.0.0.11"), Token: "secret",
+		Envoy: filepath.Join(dir, "bin/envoy"), LogLevel: "warn", LogFormat: "json",
+	}
+	if !reflect.DeepEqual(a, want) {
+		t.Errorf("got %+v\nwant %+v", a, want)
+	}
+}
+
+func TestAgentFileIsRefused(t *testing.T) {
+	for _, c := range []struct{ name, text, code string }{
+		{"no server", ``, codeMissingAttr},
+		{"an empty list of servers", `server = []`, codeEmpty},
+		{"a server without port", `server = ["a"]`, codeAddress},
+		{"a token twice", "server = [\"a:1\"]\ntoken = \"a\"\ntoken_file = \"b\"", codeExactlyOne},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeFile(t, dir, "agent.hcl", c.text)
+			a, diags := LoadAgent(filepath.Join(dir, "agent.hcl"))
+			if a != nil || len(diags) == 0 || diags[0].Code != c.code {
+				t.Errorf("got %v, %v", a, diags)
+			}
+		})
+	}
+}
