@@ -202,7 +202,6 @@ func (st *stream) launch(b *sub, m *message) *message {
 // warm has the endpoints of the clusters in m follow them.
 func (st *stream) warm(m *message) {
 	b, now := &st.subs[translator.Endpoint], st.proxy.set
-	wait := !b.wild && (st.claims || st.subs[translator.Listener].on || st.subs[translator.Route].on)
 	for _, c := range m.resources {
 		e := st.srv.lookup(now, translator.Endpoint, c.Name)
 		if e == nil {
@@ -217,13 +216,11 @@ func (st *stream) warm(m *message) {
 		case !b.on && st.claims:
 			st.rewarm = append(st.rewarm, c.Name)
 		}
-		if wait {
-			if st.await == nil {
-				st.await = map[string]struct{}{}
-			}
-			st.await[c.Name] = struct{}{}
-			st.awaitEnd = time.Now().Add(warmUp)
+		if st.await == nil {
+			st.await = map[string]struct{}{}
 		}
+		st.await[c.Name] = struct{}{}
+		st.awaitEnd = time.Now().Add(warmUp)
 	}
 	if len(st.await) > 0 {
 		st.wakeAfter(warmUp)

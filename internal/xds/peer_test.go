@@ -200,6 +200,12 @@ func (p *peer) deliver(accept bool) (problem string) {
 	}
 	for _, name := range m.removed {
 		delete(p.held[m.typ], name)
+		if p.named && m.typ == translator.Cluster {
+			delete(p.held[translator.Endpoint], name) // Envoy drops them with the cluster
+		}
+		if p.named && m.typ == translator.Listener {
+			delete(p.held[translator.Route], "r"+name[1:])
+		}
 	}
 	return p.check()
 }

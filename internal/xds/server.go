@@ -26,7 +26,7 @@ type Options struct {
 	Authorize func(ctx context.Context, node *corev3.Node) (proxyID string, err error)
 	// OnConverged, if set, is called once for each generation, when every stream that it touched has answered it or
 	// ended: how many were sent something, how many of them refused something, and how long it took since Apply. It is
-	// called from a goroutine of the server that holds no lock, never from within Apply.
+	// called from a goroutine of the server that holds no lock, never from within Apply and never twice at a time.
 	OnConverged func(gen uint64, proxies int, took time.Duration, nacked int)
 	// Metrics, if set, gets the server's collectors.
 	Metrics prometheus.Registerer

@@ -12,10 +12,11 @@ const maxUnacked = 48 << 10
 // jobs are what the workers do. There are as many of them as processors while there is work, and none when
 // there is not. The server's lock guards it.
 type jobs struct {
-	streams []*stream
-	head    int
-	notices []func()
-	workers int
+	streams  []*stream
+	head     int
+	notices  []func()
+	noticing bool // a worker is calling one
+	workers  int
 }
 
 // queue has a worker send what a stream needs. The caller holds the lock.
@@ -28,7 +29,7 @@ func (s *Server) queue(st *stream) {
 	s.hire()
 }
 
-// notify has a worker call f without the lock. The caller holds the lock.
+// notify has a worker call f without the lock, after and never beside those given before. The caller holds the lock.
 func (s *Server) notify(f func()) {
 	s.jobs.notices = append(s.jobs.notices, f)
 	s.hire()
@@ -48,12 +49,14 @@ func (s *Server) work() {
 	j := &s.jobs
 	for {
 		switch {
-		case len(j.notices) > 0:
+		case len(j.notices) > 0 && !j.noticing:
 			f := j.notices[0]
 			j.notices = j.notices[1:]
+			j.noticing = true
 			s.mu.Unlock()
 			f()
 			s.mu.Lock()
+			j.noticing = false
 		case j.head < len(j.streams):
 			st := j.streams[j.head]
 			j.streams[j.head] = nil
@@ -61,7 +64,7 @@ func (s *Server) work() {
 			st.queued = false
 			s.attend(st)
 		default:
-			j.streams, j.head, j.notices = j.streams[:0], 0, nil
+			j.streams, j.head = j.streams[:0], 0
 			j.workers--
 			return
 		}
