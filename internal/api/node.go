@@ -122,7 +122,10 @@ func (n *Node) Sign(ctx context.Context, req *apipb.SignRequest) (*apipb.SignRes
 		if id.TrustDomain != n.o.CA.TrustDomain {
 			return nil, status.Errorf(codes.PermissionDenied, "%s is not in the trust domain %s", id, n.o.CA.TrustDomain)
 		}
-		if err := n.mayHold(who.Node, id); err != nil {
+		switch err := n.mayHold(who.Node, id); {
+		case errors.Is(err, errNoPolicy):
+			return nil, status.Error(codes.Unavailable, err.Error())
+		case err != nil:
 			n.o.Log.Warn("certificate refused", "node", who.Node, "identity", id.String(), "error", err)
 			return nil, status.Error(codes.PermissionDenied, err.Error())
 		}

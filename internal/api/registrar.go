@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -259,6 +260,9 @@ func (r *Registrar) holds(node string, id spiffe.ID) (granted, has bool, err err
 	name := registry.Name{Namespace: id.Namespace, Name: id.Name}
 	switch id.Kind {
 	case spiffe.Gateway:
+		if r.policy == nil {
+			return false, false, errNoPolicy
+		}
 		if runsGateway(r.policy, node, name) {
 			return true, true, nil
 		}
@@ -266,10 +270,17 @@ func (r *Registrar) holds(node string, id spiffe.ID) (granted, has bool, err err
 	case spiffe.Service:
 		h := r.host(node)
 		has = declares(r.policy, node, name) || h.registered(name)
-		return has || h.grant.Service(name.Namespace, name.Name), has, nil
+		granted = has || h.grant.Service(name.Namespace, name.Name)
+		if r.policy == nil && !has {
+			err = errNoPolicy
+		}
+		return granted, has, err
 	}
 	return false, false, fmt.Errorf("node %s may not hold the identity of another %s", node, id.Kind)
 }
+
+// errNoPolicy is the answer to what only the policy could grant, while the server has none in force yet.
+var errNoPolicy = errors.New("the server has just started and has no policy in force yet")
 
 // notGranted is what a node hears that asks for more than it has.
 func notGranted(node, namespace, service string) error {
