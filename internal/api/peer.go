@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -145,9 +144,9 @@ func interceptors(now func() time.Time) []grpc.ServerOption {
 	}
 }
 
-// Authorize says whose configuration an xDS stream gets: the proxy that it claims to be, if that belongs to the
-// peer's node ("h1/host" to h1). It is for xds.Options.Authorize.
-func (n *Node) Authorize(ctx context.Context, claim *corev3.Node) (proxyID string, err error) {
+// AuthorizeProxy says whose configuration an xDS stream gets: the proxy that it claims to be, if that belongs to the
+// peer's node ("h1/host" to h1). It is for xds.Options.Authorize; N is Envoy's Node.
+func AuthorizeProxy[N interface{ GetId() string }](ctx context.Context, claim N) (proxyID string, err error) {
 	who, ok := PeerFrom(ctx)
 	if !ok || who.Node == "" {
 		return "", status.Error(codes.Unauthenticated, "no certificate of a node")

@@ -37,13 +37,12 @@ type Store struct {
 	id string
 }
 
-// Open opens the store in a folder: wattle.db, which is made if need be, 0600. Errors match ErrLocked if another
-// process has it open.
-func Open(dir string) (*Store, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// Open opens the store in a file, wattle.db by custom, which is made if need be, 0600. Errors match ErrLocked if
+// another process has it open.
+func Open(file string) (*Store, error) {
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	file := filepath.Join(dir, "wattle.db")
 	if info, err := os.Stat(file); err == nil && info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("store %s is open to others (mode %04o); chmod go= it", file, info.Mode().Perm())
 	}

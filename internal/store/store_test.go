@@ -22,7 +22,7 @@ var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 func open(t *testing.T, dir string) *Store {
 	t.Helper()
-	s, err := Open(dir)
+	s, err := Open(filepath.Join(dir, "wattle.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestTheFileIsTheServersAlone(t *testing.T) {
 	if err := os.Chmod(file, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(dir); err == nil {
+	if _, err := Open(filepath.Join(dir, "wattle.db")); err == nil {
 		t.Error("a store that is open to others is used")
 	}
 }
@@ -61,7 +61,7 @@ func TestTheFileIsTheServersAlone(t *testing.T) {
 func TestASecondServerIsToldSo(t *testing.T) {
 	dir := t.TempDir()
 	open(t, dir)
-	if _, err := Open(dir); !errors.Is(err, ErrLocked) {
+	if _, err := Open(filepath.Join(dir, "wattle.db")); !errors.Is(err, ErrLocked) {
 		t.Errorf("a second Open: %v", err)
 	}
 }
@@ -72,7 +72,7 @@ func TestABrokenFileIsAnErrorAndStays(t *testing.T) {
 	if err := os.WriteFile(file, []byte("this is no database, but it may be all that is left of one"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(dir); err == nil {
+	if _, err := Open(filepath.Join(dir, "wattle.db")); err == nil {
 		t.Error("a broken store is used")
 	}
 	if text, err := os.ReadFile(file); err != nil || len(text) != 58 {
