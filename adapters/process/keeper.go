@@ -59,7 +59,7 @@ func (k *keeper) run(ctx context.Context) {
 			case <-p.exited:
 				err = p.reap()
 			case <-ctx.Done():
-				if k.a.o.StopOnExit || errors.Is(context.Cause(ctx), errRemoved) {
+				if k.a.o.Stop || errors.Is(context.Cause(ctx), errRemoved) {
 					p.end()
 				} else {
 					p.leave()

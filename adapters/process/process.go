@@ -26,7 +26,7 @@ type Options struct {
 	Concurrency uint32   // worker threads of each Envoy; zero: 2, or as many as there are processors if fewer
 	LogLevel    string   // Envoy's; empty: warning
 	Output      *os.File // what Envoys write, after this process's death too; nil: DIR/NAME/envoy.log
-	StopOnExit  bool     // Run ends the Envoys when its context is done; else they live on
+	Stop        bool     // Run ends the Envoys when its context is done; else they live on
 }
 
 // Adapter keeps the Envoys of the last plan running. Its methods may be called from different goroutines.

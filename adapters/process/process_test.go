@@ -173,7 +173,7 @@ func (h *host) gone(name string) {
 
 func TestAnEnvoyRunsAndIsStartedAgainWhenItIsKilled(t *testing.T) {
 	h := newHost(t)
-	a, _ := h.start(func(o *Options) { o.StopOnExit = true })
+	a, _ := h.start(func(o *Options) { o.Stop = true })
 	h.apply(a, "host")
 	first := h.pid("host")
 	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
@@ -200,7 +200,7 @@ func TestAnEnvoyOutlivesItsAdapterAndIsAdopted(t *testing.T) {
 		t.Fatalf("without its adapter: %v", err)
 	}
 
-	b, _ := h.start(func(o *Options) { o.StopOnExit = true })
+	b, _ := h.start(func(o *Options) { o.Stop = true })
 	h.apply(b, "host") // the gateway left the plan meanwhile
 	h.gone("gw-public")
 	if now := h.pid("host"); now != host {
@@ -217,7 +217,7 @@ func TestAnEnvoyOutlivesItsAdapterAndIsAdopted(t *testing.T) {
 
 func TestAnEnvoyThatLeavesThePlanEnds(t *testing.T) {
 	h := newHost(t)
-	a, _ := h.start(func(o *Options) { o.StopOnExit = true })
+	a, _ := h.start(func(o *Options) { o.Stop = true })
 	h.apply(a, "gw-public", "host")
 	h.pid("gw-public")
 	host := h.pid("host")
@@ -230,7 +230,7 @@ func TestAnEnvoyThatLeavesThePlanEnds(t *testing.T) {
 
 func TestAnEnvoyThatDoesNotHearEndsAllTheSame(t *testing.T) {
 	h := newHost(t)
-	a, stop := h.start(func(o *Options) { o.StopOnExit = true })
+	a, stop := h.start(func(o *Options) { o.Stop = true })
 	h.apply(a, "gw-public", "host")
 	for _, name := range []string{"gw-public", "host"} {
 		if err := syscall.Kill(h.pid(name), syscall.SIGSTOP); err != nil {

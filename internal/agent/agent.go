@@ -6,11 +6,22 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/wattle-mesh/wattle/adapters"
 	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/internal/api/apipb"
+	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
 )
+
+// maxSocketPath is what the kernel allows for a unix socket's path.
+const maxSocketPath = 107
 
 // Options configure an Agent. All fields are required.
 type Options struct {
@@ -19,14 +30,83 @@ type Options struct {
 	Adapter adapters.Adapter // runs the Envoys; its own Run, if it has one, is the caller's to call
 }
 
-// Agent is one host's daemon.
+// Agent is one host's daemon. Its parts share values, each of which one part writes and others follow.
 type Agent struct {
-	o Options
+	o    Options
+	node *node
 }
 
-// New checks the configuration and makes an Agent that does nothing until Run.
-func New(o Options) (*Agent, error) { return &Agent{o: o}, nil }
+// New checks the configuration, makes the folders, and the host's key if there is none yet.
+func New(o Options) (*Agent, error) {
+	cfg := o.Config
+	for _, dir := range []string{cfg.StateDir, cfg.RunDir} {
+		if dir == "" {
+			return nil, errors.New("state_dir and run_dir must be set")
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	if n := len(socket(filepath.Join(cfg.RunDir, "gw-default"))); n > maxSocketPath {
+		return nil, fmt.Errorf("run_dir %s is too long for unix sockets, by %d characters at least; choose a shorter one", cfg.RunDir, n-maxSocketPath)
+	}
+	n, err := openNode(o.Log, cfg.StateDir, cfg.Node)
+	if err != nil {
+		return nil, err
+	}
+	return &Agent{o: o, node: n}, nil
+}
 
 // Run joins the mesh if the host has not yet, and serves the host until ctx is done. It returns nil then, else why
-// the agent cannot go on: a token that the server refuses, a state folder that cannot be written.
-func (a *Agent) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+// the agent cannot go on: a token that the server refuses, another agent on the same folders.
+func (a *Agent) Run(ctx context.Context) error {
+	lock, err := lock(a.o.Config.RunDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	err = a.join(ctx)
+	if err == nil {
+		err = a.serve(ctx)
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// serve runs the parts of an agent that has joined.
+func (a *Agent) serve(ctx context.Context) error {
+	cfg, log := a.o.Config, a.o.Log
+	conn, err := dial(cfg, a.node.tls())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	client := apipb.NewNodeClient(conn)
+
+	var plan value[*planpb.HostPlan] // written by the relay of the host's proxy
+	certs := &certs{log: log, dir: filepath.Join(cfg.StateDir, "certs"), node: a.node, sign: client.Sign}
+	checks := &checks{log: log}
+	services := &services{log: log, dir: cfg.ServicesDir, keep: filepath.Join(cfg.StateDir, servicesFile)}
+	proxies := &proxies{
+		log: log, adapter: a.o.Adapter, runDir: cfg.RunDir, conn: conn,
+		node: &a.node.held, plan: &plan, certs: &certs.held,
+	}
+	reporter := &reporter{
+		log: log, client: client,
+		plan: &plan, services: &services.held, health: &checks.held, certs: &certs.held,
+	}
+	if cfg.Address.IsValid() {
+		reporter.address = cfg.Address.String()
+	}
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.node.renew(ctx, client.Sign) })
+	g.Go(func() error { return certs.run(ctx, &plan) })
+	g.Go(func() error { return proxies.run(ctx) })
+	g.Go(func() error { return checks.run(ctx, &plan) })
+	g.Go(func() error { return services.run(ctx) })
+	g.Go(func() error { return reporter.run(ctx) })
+	return g.Wait()
+}

@@ -1,0 +1,97 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/wattle-mesh/wattle/internal/api"
+	"github.com/wattle-mesh/wattle/internal/api/apipb"
+)
+
+// callLimit bounds one call to the server.
+const callLimit = 10 * time.Second
+
+// join trades the join token for a node certificate, unless the host has one. It tries until it is done, or a
+// server that has the token's root refuses.
+func (a *Agent) join(ctx context.Context) error {
+	if a.node.held.Now() != nil {
+		return nil
+	}
+	cfg := a.o.Config
+	text, err := token(cfg.Token, cfg.TokenFile)
+	if err != nil {
+		return err
+	}
+	if text == "" {
+		return fmt.Errorf("this host has not joined a mesh: set token_file to a token of wattle token create -node NAME, or put the files of wattle ca issue -node NAME into %s", cfg.StateDir)
+	}
+	tok, err := api.ParseToken(text)
+	if err != nil {
+		return err
+	}
+	if cfg.Node != "" && cfg.Node != tok.Node {
+		return fmt.Errorf("the join token is for node %s, but the configuration says node = %q", tok.Node, cfg.Node)
+	}
+	conf, err := a.node.joinTLS(tok.CA)
+	if err != nil {
+		return err
+	}
+	conn, err := dial(cfg, conf)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	client := apipb.NewNodeClient(conn)
+	pause := newPause()
+	for {
+		err := a.tryJoin(ctx, client, text)
+		if err == nil {
+			a.o.Log.Info("joined the mesh", "node", a.node.held.Now().id.String())
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if final(err) {
+			return fmt.Errorf("join: %w", err)
+		}
+		wait := pause.NextBackOff()
+		a.o.Log.Warn("cannot join yet", "error", err, "again_in", wait.Round(time.Millisecond))
+		if !sleep(ctx, wait) {
+			return ctx.Err()
+		}
+	}
+}
+
+func (a *Agent) tryJoin(ctx context.Context, client apipb.NodeClient, token string) error {
+	csr, err := request(a.node.key)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	resp, err := client.Join(ctx, &apipb.JoinRequest{Token: token, Csr: csr})
+	if err != nil {
+		return err
+	}
+	return a.node.adopt(resp)
+}
+
+// final reports whether a call's error will not go away by trying again.
+func final(err error) bool {
+	s, ok := status.FromError(err)
+	if !ok {
+		return !errors.Is(err, context.DeadlineExceeded)
+	}
+	switch s.Code() {
+	case codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument, codes.Unimplemented:
+		return true
+	default:
+		return false
+	}
+}

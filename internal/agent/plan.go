@@ -1,0 +1,155 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/wattle-mesh/wattle/adapters"
+	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
+	"github.com/wattle-mesh/wattle/translator"
+)
+
+// hostProxy is the name of the proxy that serves the host's workloads. Its stream brings the plan.
+const hostProxy = "host"
+
+// proxyName is what a proxy's name may be: it becomes a folder's.
+var proxyName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9_.]{0,126}[a-z0-9])?$`)
+
+// readPlan decodes the resource that says what the host runs.
+func readPlan(r *translator.Resource) (*planpb.HostPlan, error) {
+	var resource discoveryv3.Resource
+	plan := new(planpb.HostPlan)
+	if err := proto.Unmarshal(r.Wire, &resource); err != nil {
+		return nil, fmt.Errorf("plan %s: %w", r.Name, err)
+	}
+	if err := resource.GetResource().UnmarshalTo(plan); err != nil {
+		return nil, fmt.Errorf("plan %s: %w", r.Name, err)
+	}
+	return plan, nil
+}
+
+// proxies keeps a relay for every proxy of the plan, and the adapter informed of what it must run.
+type proxies struct {
+	log     *slog.Logger
+	adapter adapters.Adapter
+	runDir  string
+	conn    grpc.ClientConnInterface
+	node    *value[*credential]
+	plan    *value[*planpb.HostPlan]
+	certs   *value[holdings]
+}
+
+// run follows the plan until ctx is done. The host's own proxy has its relay from the start, since the plan comes
+// through it. Without a plan nothing is started, and nothing that runs is ended.
+func (p *proxies) run(ctx context.Context) error {
+	host := p.node.Now().id.Name
+	type task struct {
+		cancel context.CancelFunc
+		done   chan struct{}
+	}
+	tasks := map[string]task{}
+	defer func() {
+		for _, t := range tasks {
+			t.cancel()
+			<-t.done
+		}
+	}()
+	for {
+		plan, changed := p.plan.Load()
+		want := p.names(host, plan)
+		for name, t := range tasks {
+			if !slices.Contains(want, name) && name != hostProxy {
+				t.cancel()
+				<-t.done
+				delete(tasks, name)
+			}
+		}
+		for _, name := range append([]string{hostProxy}, want...) {
+			if _, ok := tasks[name]; ok {
+				continue
+			}
+			tctx, cancel := context.WithCancel(ctx)
+			t := task{cancel, make(chan struct{})}
+			tasks[name] = t
+			go func() {
+				defer close(t.done)
+				p.relay(tctx, host, name)
+			}()
+		}
+		var again <-chan time.Time
+		if plan != nil {
+			if err := p.apply(ctx, host, want); err != nil {
+				p.log.Error("cannot run the proxies", "error", err, "again_in", maxRetry)
+				again = time.After(maxRetry)
+			}
+		}
+		select {
+		case <-changed:
+		case <-again:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// names lists the proxies of the plan by their names on the host, sorted.
+func (p *proxies) names(host string, plan *planpb.HostPlan) []string {
+	var out []string
+	for _, x := range plan.GetProxies() {
+		name, ok := strings.CutPrefix(x.GetId(), host+"/")
+		if !ok || !proxyName.MatchString(name) {
+			p.log.Error("the plan has a proxy that this host cannot have", "proxy", x.GetId())
+			continue
+		}
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// relay runs the relay of one proxy, again if it ends.
+func (p *proxies) relay(ctx context.Context, host, name string) {
+	o := relayOptions{
+		Log: p.log, ID: host + "/" + name, Dir: filepath.Join(p.runDir, name), Conn: p.conn,
+		Node: p.node, Plan: p.plan, Certs: p.certs,
+	}
+	if name == hostProxy {
+		o.SetPlan = p.plan.Set
+	}
+	pause := newPause()
+	for {
+		err := newRelay(o).run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		wait := pause.NextBackOff()
+		p.log.Error("cannot serve a proxy", "proxy", o.ID, "error", err, "again_in", wait.Round(time.Millisecond))
+		if !sleep(ctx, wait) {
+			return
+		}
+	}
+}
+
+// apply has the adapter run the Envoys of the plan.
+func (p *proxies) apply(ctx context.Context, host string, names []string) error {
+	var plan adapters.Plan
+	for _, name := range names {
+		id := host + "/" + name
+		text, err := bootstrap(id, host, filepath.Join(p.runDir, name))
+		if err != nil {
+			return err
+		}
+		plan.Proxies = append(plan.Proxies, adapters.Proxy{ID: id, Name: name, Bootstrap: text})
+	}
+	return p.adapter.Apply(ctx, plan)
+}

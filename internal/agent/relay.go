@@ -1,0 +1,302 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
+	"github.com/wattle-mesh/wattle/internal/xds"
+	"github.com/wattle-mesh/wattle/translator"
+)
+
+// settleLimit is how long an Envoy that starts is made to wait for certificates that take long: until then it
+// would get its inbound listener in pieces, after that it must.
+const settleLimit = 500 * time.Millisecond
+
+// relayOptions configure a relay. All fields are required unless they say otherwise.
+type relayOptions struct {
+	Log   *slog.Logger
+	ID    string // of the proxy: "h1/host"
+	Dir   string // of its sockets
+	Conn  grpc.ClientConnInterface
+	Node  *value[*credential]
+	Plan  *value[*planpb.HostPlan]
+	Certs *value[holdings]
+	// SetPlan, if set, makes this the relay that fetches the host's plan.
+	SetPlan func(*planpb.HostPlan)
+}
+
+// relay stands between the server and one Envoy. It keeps a delta stream to the server for the proxy and serves
+// what comes, with secrets added, over a unix socket. An answer of Envoy's is passed on to the server, so that
+// the server's view and its order of things are true to the end; while no Envoy is connected, what is stored is
+// acknowledged. Envoy gets no answer at all before the first complete state is there: an agent that starts again
+// takes nothing away from an Envoy that runs.
+type relay struct {
+	o     relayOptions
+	table *table
+	local *xds.Server
+	inbox chan *xds.Response
+	ready chan struct{} // closed when Envoy may be answered
+
+	seen    [translator.NumTypes]bool
+	settled bool
+	last    sources
+	answers *answers
+}
+
+// sources are the values that secrets were last made of.
+type sources struct {
+	cred *credential
+	held map[string]*leaf
+}
+
+func newRelay(o relayOptions) *relay {
+	r := &relay{
+		o: o, table: newTable(o.ID),
+		inbox: make(chan *xds.Response), ready: make(chan struct{}),
+	}
+	r.answers = newAnswers(o.Log, o.ID)
+	r.local = xds.New(xds.Options{Authorize: r.authorize, OnConverged: r.answers.converged})
+	r.answers.local = r.local
+	return r
+}
+
+// socket is where Envoy finds its agent.
+func socket(dir string) string { return filepath.Join(dir, "xds.sock") }
+
+// run relays until ctx is done.
+func (r *relay) run(ctx context.Context) error {
+	l, err := listen(socket(r.o.Dir))
+	if err != nil {
+		return err
+	}
+	types := []translator.Type{translator.Cluster, translator.Endpoint, translator.Listener, translator.Route}
+	if r.o.SetPlan != nil {
+		types = append([]translator.Type{translator.HostPlan}, types...)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	client := xds.NewClient(xds.ClientOptions{
+		Log: r.o.Log, Conn: r.o.Conn, Node: &corev3.Node{Id: r.o.ID}, Types: types,
+		Handle: func(resp *xds.Response) error {
+			select {
+			case r.inbox <- resp:
+				return xds.ErrLater
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		},
+	})
+	server := grpc.NewServer(xds.ServerOptions()...)
+	r.local.Register(server)
+	g.Go(func() error { return client.Run(ctx) })
+	g.Go(func() error { return server.Serve(l) })
+	g.Go(func() error { <-ctx.Done(); server.Stop(); return nil })
+	g.Go(func() error { return r.loop(ctx) })
+	return g.Wait()
+}
+
+// listen opens a unix socket for this user only.
+func listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	return l, os.Chmod(path, 0o600)
+}
+
+// authorize lets the one Envoy in when there is something to tell it.
+func (r *relay) authorize(ctx context.Context, node *corev3.Node) (string, error) {
+	if node.GetId() != r.o.ID {
+		return "", status.Errorf(codes.PermissionDenied, "this socket is for proxy %s, not %q", r.o.ID, node.GetId())
+	}
+	select {
+	case <-r.ready:
+		return r.o.ID, nil
+	case <-ctx.Done():
+		return "", status.FromContextError(ctx.Err()).Err()
+	}
+}
+
+// loop is the one goroutine that changes what Envoy is served. Four things can happen:
+//  1. the server sends something: it goes into the table and on to Envoy;
+//  2. plan, certificates or roots change: secrets and inbound chains follow;
+//  3. Envoy answers: the server is told;
+//  4. the certificates took too long: Envoy gets what there is.
+func (r *relay) loop(ctx context.Context) error {
+	var settle <-chan time.Time
+	for {
+		plan, planned := r.o.Plan.Load()
+		held, certified := r.o.Certs.Load()
+		cred, renewed := r.o.Node.Load()
+		r.secrets(plan, held, cred)
+		if plan != nil && settle == nil {
+			settle = time.After(settleLimit)
+		}
+		r.open(plan, held)
+		r.answers.expect(plan == nil || len(r.identities(plan)) > 0)
+		select {
+		case resp := <-r.inbox:
+			r.receive(resp)
+		case <-r.answers.came:
+			r.answers.pass()
+		case <-r.answers.poll():
+			r.answers.look()
+		case <-planned:
+		case <-certified:
+		case <-renewed:
+		case <-settle:
+			r.settled = true
+			settle = make(chan time.Time)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// receive brings a response of the server into force.
+func (r *relay) receive(resp *xds.Response) {
+	r.seen[resp.Type] = true
+	if resp.Type == translator.HostPlan {
+		resp.Answer(r.plan(resp))
+		return
+	}
+	changes, err := r.table.receive(resp)
+	if err != nil {
+		r.o.Log.Error("the server sent what cannot be used", "proxy", r.o.ID, "error", err)
+	}
+	if changes.Empty() {
+		r.answers.unchanged(resp, err)
+		return
+	}
+	r.answers.await(r.local.Apply(changes), resp, err)
+}
+
+// plan takes in the host's plan.
+func (r *relay) plan(resp *xds.Response) error {
+	for _, x := range resp.Resources {
+		p, err := readPlan(x)
+		if err != nil {
+			r.o.Log.Error("the server sent a plan that cannot be used", "error", err)
+			return err
+		}
+		r.o.SetPlan(p)
+	}
+	if len(resp.Removed) > 0 && len(resp.Resources) == 0 {
+		r.o.SetPlan(&planpb.HostPlan{})
+	}
+	return nil
+}
+
+// secrets makes the secrets of this proxy when what they are made of has changed.
+func (r *relay) secrets(plan *planpb.HostPlan, held holdings, cred *credential) {
+	leaves := map[string]*leaf{}
+	for _, id := range r.identities(plan) {
+		if h := held[id]; h.leaf != nil {
+			leaves[id] = h.leaf
+		}
+	}
+	now := sources{cred, leaves}
+	if r.last.equal(now) {
+		return
+	}
+	secrets, err := makeSecrets(cred, leaves)
+	if err == nil {
+		var changes translator.Changes
+		changes, err = r.table.setSecrets(secrets)
+		if !changes.Empty() {
+			r.local.Apply(changes)
+		}
+	}
+	if err != nil {
+		r.o.Log.Error("cannot make the secrets", "proxy", r.o.ID, "error", err)
+	}
+	r.last = now
+}
+
+func (r *relay) identities(plan *planpb.HostPlan) []string {
+	for _, p := range plan.GetProxies() {
+		if p.GetId() == r.o.ID {
+			return p.GetIdentities()
+		}
+	}
+	return nil
+}
+
+// open lets Envoy in once a complete state is there.
+func (r *relay) open(plan *planpb.HostPlan, held holdings) {
+	select {
+	case <-r.ready:
+		return
+	default:
+	}
+	for _, t := range []translator.Type{translator.Cluster, translator.Endpoint, translator.Listener, translator.Route} {
+		if !r.seen[t] {
+			return
+		}
+	}
+	if plan == nil {
+		return
+	}
+	for _, id := range r.identities(plan) {
+		if _, tried := held[id]; !tried && !r.settled {
+			return
+		}
+	}
+	close(r.ready)
+}
+
+func (s sources) equal(o sources) bool {
+	if s.cred != o.cred || len(s.held) != len(o.held) {
+		return false
+	}
+	for id, l := range s.held {
+		if o.held[id] != l {
+			return false
+		}
+	}
+	return true
+}
+
+// makeSecrets makes the secrets of a proxy from the certificates that the host has.
+func makeSecrets(cred *credential, leaves map[string]*leaf) (map[string]*translator.Resource, error) {
+	out := map[string]*translator.Resource{}
+	add := func(s *translator.Resource, err error) error {
+		if err == nil {
+			out[s.Name] = s
+		}
+		return err
+	}
+	key, err := keyPEM(cred.signer())
+	if err != nil {
+		return nil, err
+	}
+	errs := []error{
+		add(trustSecret(certsPEM(cred.roots.der))),
+		add(certificateSecret(ownSecret, certsPEM(cred.cert.Certificate), key)),
+	}
+	for id, l := range leaves {
+		errs = append(errs, add(certificateSecret(inboundSecret+id, l.chain, l.key)), add(certificateSecret(outboundSecret+id, l.chain, l.key)))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("secrets: %w", err)
+	}
+	return out, nil
+}

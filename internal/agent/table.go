@@ -1,0 +1,156 @@
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"maps"
+	"slices"
+
+	"github.com/wattle-mesh/wattle/internal/xds"
+	"github.com/wattle-mesh/wattle/translator"
+)
+
+// scopeName is the one scope of a local xDS server: its one proxy has everything.
+const scopeName = "all"
+
+// table is what one proxy has been sent by the server and what its Envoy is served: the same, with the secrets
+// added that are made here, and without the inbound filter chains whose secret is missing. Only one goroutine may
+// use it. (It is the place from which last known good will be kept on disk.)
+type table struct {
+	proxy    string
+	received map[translator.Key]*translator.Resource
+	served   map[translator.Key]*translator.Resource
+	inbound  map[string]*inbound // listeners that take secrets of this host, by name
+	secrets  map[string]*translator.Resource
+	known    bool // the local server was told of the proxy
+}
+
+func newTable(proxy string) *table {
+	return &table{
+		proxy:    proxy,
+		received: map[translator.Key]*translator.Resource{},
+		served:   map[translator.Key]*translator.Resource{},
+		inbound:  map[string]*inbound{},
+	}
+}
+
+// receive takes in a response of the server and returns what it changes for Envoy. An error says which resources
+// could not be used; all others are in.
+func (t *table) receive(resp *xds.Response) (translator.Changes, error) {
+	var errs []error
+	d := t.begin()
+	for _, r := range resp.Resources {
+		t.received[r.Key] = r
+		if r.Type != translator.Listener {
+			d.put(r)
+			continue
+		}
+		in, err := readInbound(r)
+		if err != nil {
+			errs = append(errs, err) // what is served stays
+			continue
+		}
+		delete(t.inbound, r.Name)
+		if in != nil {
+			t.inbound[r.Name] = in
+		}
+		if err := t.serveListener(d, r, in); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, name := range resp.Removed {
+		key := translator.Key{Type: resp.Type, Name: name}
+		delete(t.received, key)
+		if resp.Type == translator.Listener {
+			delete(t.inbound, name)
+		}
+		d.drop(key)
+	}
+	return d.changes(), errors.Join(errs...)
+}
+
+// setSecrets replaces the secrets, by name. Listeners whose chains wait for one get them, or lose them.
+func (t *table) setSecrets(secrets map[string]*translator.Resource) (translator.Changes, error) {
+	var errs []error
+	d := t.begin()
+	for name, old := range t.secrets {
+		if secrets[name] == nil {
+			d.drop(old.Key)
+		}
+	}
+	for _, s := range secrets {
+		d.put(s)
+	}
+	t.secrets = secrets
+	for name, in := range t.inbound {
+		r := t.received[translator.Key{Type: translator.Listener, Name: name}]
+		if err := t.serveListener(d, r, in); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return d.changes(), errors.Join(errs...)
+}
+
+// serveListener serves a listener as far as its secrets are there. in is nil if it needs none.
+func (t *table) serveListener(d *difference, r *translator.Resource, in *inbound) error {
+	if in != nil {
+		part, err := in.with(func(secret string) bool { return t.secrets[secret] != nil })
+		if err != nil {
+			return err
+		}
+		if part == nil {
+			d.drop(r.Key)
+			return nil
+		}
+		r = part
+	}
+	d.put(r)
+	return nil
+}
+
+// difference collects what changes between two states of what is served.
+type difference struct {
+	t       *table
+	c       translator.Changes
+	members bool // a key came or went
+}
+
+func (t *table) begin() *difference { return &difference{t: t} }
+
+func (d *difference) put(r *translator.Resource) {
+	old := d.t.served[r.Key]
+	if old != nil && old.Version == r.Version {
+		return
+	}
+	d.members = d.members || old == nil
+	d.t.served[r.Key] = r
+	d.c.Resources = append(d.c.Resources, r)
+}
+
+func (d *difference) drop(k translator.Key) {
+	if d.t.served[k] == nil {
+		return
+	}
+	d.members = true
+	delete(d.t.served, k)
+	d.c.Removed = append(d.c.Removed, k)
+}
+
+func (d *difference) changes() translator.Changes {
+	t := d.t
+	if d.members || !t.known {
+		keys := slices.SortedFunc(maps.Keys(t.served), compareKeys)
+		d.c.Scopes = []*translator.Scope{{Name: scopeName, Keys: keys}}
+	}
+	if !t.known {
+		t.known = true
+		d.c.Proxies = []*translator.Proxy{{ID: t.proxy, Scopes: []string{scopeName}}}
+	}
+	slices.SortFunc(d.c.Resources, func(a, b *translator.Resource) int { return compareKeys(a.Key, b.Key) })
+	slices.SortFunc(d.c.Removed, compareKeys)
+	return d.c
+}
+
+func compareKeys(a, b translator.Key) int {
+	return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Variant, b.Variant))
+}
