@@ -205,3 +205,27 @@ type Server struct {
 	Routes *Routes
 	Origin string
 }
+
+// On lists the proxies of a host, sorted by id.
+func (v *View) On(host string) []*Proxy {
+	var out []*Proxy
+	if v.Proxies == nil {
+		return nil
+	}
+	it := v.Proxies.Root().Iterator()
+	it.SeekPrefix([]byte(host + "/"))
+	for _, p, ok := it.Next(); ok; _, p, ok = it.Next() {
+		out = append(out, p)
+	}
+	return out
+}
+
+// ProxyIDs lists the ids of all proxies, sorted.
+func (v *View) ProxyIDs() []string {
+	var out []string
+	it := v.Proxies.Root().Iterator()
+	for k, _, ok := it.Next(); ok; k, _, ok = it.Next() {
+		out = append(out, string(k))
+	}
+	return out
+}

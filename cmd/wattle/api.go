@@ -1,0 +1,310 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/internal/agent"
+	"github.com/wattle-mesh/wattle/internal/api"
+	"github.com/wattle-mesh/wattle/internal/xds"
+)
+
+const (
+	addrEnv      = "WATTLE_ADDR"
+	tokenFileEnv = "WATTLE_TOKEN_FILE"
+)
+
+// apiFlags adds the flags that say where the server is, and returns how to reach it. Flags win over the environment.
+func apiFlags(cmd *cobra.Command) func() *api.Client {
+	addr := cmd.Flags().String("addr", "", "the server's HTTP API, `ADDRESS:PORT` or unix:PATH (default $"+addrEnv+" or 127.0.0.1:7500)")
+	tokenFile := cmd.Flags().String("token-file", "", "the `FILE` with the admin token, for changes (default $"+tokenFileEnv+")")
+	return func() *api.Client {
+		return api.NewClient(api.ClientOptions{
+			Address:   first(*addr, os.Getenv(addrEnv), "127.0.0.1:7500"),
+			TokenFile: first(*tokenFile, os.Getenv(tokenFileEnv)),
+		})
+	}
+}
+
+// first returns the first text that is not empty.
+func first(all ...string) string {
+	for _, s := range all {
+		if s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+func newToken() *cobra.Command {
+	cmd := &cobra.Command{Use: "token", Short: "Make join tokens"}
+	create := &cobra.Command{
+		Use:   "create -node NAME [-services LIST]",
+		Short: "Make a single-use token with which a host joins",
+		Long: `Create prints a token with which the agent of the host NAME joins the mesh, once. The token pins this server's CA
+and grants the host the services of LIST: "reviews" or "shop/reviews" or "shop/*" or "*/*", separated by
+commas. Services that the policy declares in the host's own block need no grant.`,
+		Args: args(cobra.NoArgs),
+	}
+	client := apiFlags(create)
+	node := create.Flags().String("node", "", "the host's `NAME`")
+	services := create.Flags().StringSlice("services", nil, "what the host may register and hold, a `LIST`")
+	ttl := create.Flags().Duration("ttl", 10*time.Minute, "how long the token can be used")
+	create.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *node == "" {
+			return &invalid{fmt.Errorf("-node is missing: say which host the token is for")}
+		}
+		t, err := client().CreateToken(cmd.Context(), api.TokenRequest{
+			Node: *node, Services: *services, TTL: configs.Duration(*ttl),
+		})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(cmd.OutOrStdout(), t.Token)
+		return nil
+	}
+	cmd.AddCommand(create)
+	return cmd
+}
+
+func newCA() *cobra.Command {
+	cmd := &cobra.Command{Use: "ca", Short: "Issue certificates by hand"}
+	issue := &cobra.Command{
+		Use:   "issue -node NAME [-services LIST] -out DIR",
+		Short: "Provision a host without a token",
+		Long: `Issue makes a key here, has the server certify it for the host NAME with a grant for the services of LIST, and writes
+node.key, node.pem and roots.pem to DIR: the state_dir of the host's agent. It is for configuration
+management and load generators; a host that can run the agent first joins with a token instead, and its key
+never travels.`,
+		Args: args(cobra.NoArgs),
+	}
+	client := apiFlags(issue)
+	node := issue.Flags().String("node", "", "the host's `NAME`")
+	services := issue.Flags().StringSlice("services", nil, "what the host may register and hold, a `LIST`")
+	out := issue.Flags().String("out", "", "the `DIR` to write to; made if it is missing")
+	issue.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *node == "" || *out == "" {
+			return &invalid{fmt.Errorf("-node and -out are needed")}
+		}
+		var cert api.CertificateResponse
+		err := agent.Provision(*out, func(csr []byte) (chain, roots [][]byte, err error) {
+			cert, err = client().IssueNode(cmd.Context(), *node, api.CertificateRequest{CSR: csr, Services: *services})
+			if err != nil {
+				return nil, nil, err
+			}
+			return cert.Chain, cert.Roots, nil
+		})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s: %s until %s\n", *out, cert.Identity, cert.NotAfter.Format(time.RFC3339))
+		return nil
+	}
+	cmd.AddCommand(issue)
+	return cmd
+}
+
+func newStatus() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Say how the server is",
+		Long:  `Status prints which revision is in force, what is wrong with the policy folder, and how registries and proxies are.`,
+		Args:  args(cobra.NoArgs),
+	}
+	client := apiFlags(cmd)
+	asJSON := cmd.Flags().Bool("json", false, "print JSON, the API's /v1/status")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		s, err := client().Status(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(cmd.OutOrStdout(), s)
+		}
+		w := cmd.OutOrStdout()
+		if err := table(w, statusRows(s)); err != nil {
+			return err
+		}
+		if len(s.Registries) > 0 {
+			fmt.Fprintln(w)
+			if err := table(w, registryRows(s)); err != nil {
+				return err
+			}
+		}
+		if len(s.Diagnostics) > 0 {
+			fmt.Fprintln(w)
+			return s.Diagnostics.WriteText(w, colored(w))
+		}
+		return nil
+	}
+	return cmd
+}
+
+func statusRows(s api.Status) [][]string {
+	state := "ready"
+	switch {
+	case !s.Ready:
+		state = "not ready: it waits for its registries, or for a first valid policy"
+	case s.Rejected:
+		state = "ready, but the policy folder was REJECTED; the last good policy is in force"
+	}
+	revision := fmt.Sprintf("%d of %s", s.Revision, filepath.Clean(s.Policy))
+	if !s.Changed.IsZero() {
+		revision += ", changed " + ago(s.Changed)
+	}
+	p := s.Proxies
+	proxies := fmt.Sprintf("%d known, %d connected, %d synced", p.Known, p.Connected, p.Synced)
+	if p.Nacked > 0 {
+		proxies += fmt.Sprintf(", %d REFUSE something (wattle proxy status)", p.Nacked)
+	}
+	return [][]string{
+		{"server", state},
+		{"version", s.Version},
+		{"trust domain", s.TrustDomain},
+		{"revision", revision},
+		{"proxies", proxies},
+		{"nodes", fmt.Sprint(s.Nodes)},
+	}
+}
+
+func registryRows(s api.Status) [][]string {
+	rows := [][]string{{"REGISTRY", "STATE", "SERVICES", "ENDPOINTS", "CHANGED", "ERROR"}}
+	for _, r := range s.Registries {
+		state, changed := "waiting", "-"
+		if r.Synced {
+			state, changed = "synced", ago(r.LastPublish)
+		}
+		if r.Error != "" && r.Synced {
+			state = "stale"
+		}
+		rows = append(rows, []string{r.Name, state, fmt.Sprint(r.Services), fmt.Sprint(r.Endpoints), changed, dash(r.Error)})
+	}
+	return rows
+}
+
+// ago says how long ago a time was, in seconds, minutes or hours.
+func ago(t time.Time) string {
+	d := time.Since(t)
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds ago", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm ago", int(d.Minutes()))
+	}
+	return fmt.Sprintf("%dh ago", int(d.Hours()))
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func newProxy() *cobra.Command {
+	cmd := &cobra.Command{Use: "proxy", Short: "Look at proxies"}
+	status := &cobra.Command{
+		Use:   "status [PROXY]",
+		Short: "Say what each proxy has acknowledged and refused",
+		Long: `Status prints for each proxy (Envoy) whether its agent is connected, whether it has acknowledged everything it was
+sent, how many resources of each kind it has, and what it refused, with Envoy's words and the policy's file and
+line. PROXY narrows it down: a host's name, or a proxy's such as edge/gw-public.`,
+		Args: args(cobra.MaximumNArgs(1)),
+	}
+	client := apiFlags(status)
+	asJSON := status.Flags().Bool("json", false, "print JSON, the API's /v1/proxies")
+	status.RunE = func(cmd *cobra.Command, a []string) error {
+		all, err := client().Proxies(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if len(a) == 1 {
+			if all = narrow(all, a[0]); len(all) == 0 {
+				return &invalid{fmt.Errorf("no proxy %s; wattle proxy status lists them", a[0])}
+			}
+		}
+		if *asJSON {
+			return printJSON(cmd.OutOrStdout(), api.Proxies{Proxies: all})
+		}
+		w := cmd.OutOrStdout()
+		if err := table(w, proxyRows(all)); err != nil {
+			return err
+		}
+		for _, line := range nackLines(all) {
+			fmt.Fprintln(w, line)
+		}
+		return nil
+	}
+	cmd.AddCommand(status)
+	return cmd
+}
+
+// narrow keeps the proxies of a host, or the one proxy that is named.
+func narrow(all []xds.ProxyStatus, name string) []xds.ProxyStatus {
+	var out []xds.ProxyStatus
+	for _, p := range all {
+		if p.ID == name || strings.HasPrefix(p.ID, name+"/") {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func proxyRows(all []xds.ProxyStatus) [][]string {
+	rows := [][]string{{"PROXY", "STATE", "SINCE", "CLUSTERS", "ENDPOINTS", "LISTENERS", "ROUTES"}}
+	for _, p := range all {
+		row := []string{p.ID, proxyState(p), "-"}
+		if p.Connected {
+			row[2] = ago(p.Since)
+		}
+		for _, kind := range []string{"cluster", "endpoint", "listener", "route"} {
+			cell := "-"
+			for _, t := range p.Types {
+				if t.Type == kind {
+					cell = fmt.Sprint(t.Resources)
+					if t.Nack != nil {
+						cell += " REFUSED"
+					} else if t.Acked < t.Sent {
+						cell += " sent"
+					}
+				}
+			}
+			row = append(row, cell)
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+func proxyState(p xds.ProxyStatus) string {
+	switch {
+	case !p.Connected:
+		return "not connected"
+	case p.Synced:
+		return "synced"
+	}
+	return "behind"
+}
+
+// nackLines says what proxies refused.
+func nackLines(all []xds.ProxyStatus) []string {
+	var out []string
+	for _, p := range all {
+		for _, t := range p.Types {
+			if t.Nack == nil {
+				continue
+			}
+			out = append(out, "", fmt.Sprintf("%s refused this, %s: %s", p.ID, ago(t.Nack.Time), t.Nack.Message))
+			for _, r := range t.Nack.Resources {
+				out = append(out, fmt.Sprintf("  %s %s (%s)", t.Type, r.Name, dash(r.Origin)))
+			}
+		}
+	}
+	return out
+}

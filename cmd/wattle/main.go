@@ -1,0 +1,57 @@
+// Command wattle is the mesh's control plane (wattle server), the daemon on each host (wattle agent) and the
+// CLI, in one binary. Each command group has a file; this package only parses flags and wires.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// Exit codes: what scripts can rely on.
+const (
+	exitOK      = 0
+	exitError   = 1 // the machine failed: a file, a socket, a server
+	exitInvalid = 2 // what the user gave is wrong: flags or configuration
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run executes one command line and returns its exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRoot(stdout, stderr)
+	root.SetArgs(longFlags(root, args))
+	err := root.ExecuteContext(ctx)
+	var inv *invalid
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &inv):
+		if inv.err != nil {
+			fmt.Fprintf(stderr, "wattle: %v\n", inv.err)
+		}
+		return exitInvalid
+	default:
+		fmt.Fprintf(stderr, "wattle: %v\n", err)
+		return exitError
+	}
+}
+
+// invalid marks an error as the user's: exit code 2. A nil err means that it was printed already.
+type invalid struct{ err error }
+
+func (i *invalid) Error() string {
+	if i.err == nil {
+		return "invalid configuration"
+	}
+	return i.err.Error()
+}

@@ -1,0 +1,261 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/internal/pipeline"
+	"github.com/wattle-mesh/wattle/registry"
+	"github.com/wattle-mesh/wattle/translator"
+)
+
+// varFlags adds -var NAME=VALUE and returns how to read it.
+func varFlags(cmd *cobra.Command) func() (configs.Options, error) {
+	vars := cmd.Flags().StringArray("var", nil, "set a policy variable, `NAME=VALUE`; may be repeated")
+	return func() (configs.Options, error) {
+		o := configs.Options{Vars: map[string]string{}}
+		for _, v := range *vars {
+			name, value, ok := strings.Cut(v, "=")
+			if !ok {
+				return o, &invalid{fmt.Errorf("-var %s: want NAME=VALUE", v)}
+			}
+			o.Vars[name] = value
+		}
+		return o, nil
+	}
+}
+
+func newValidate() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "validate DIR",
+		Short: "Check a policy folder without a server",
+		Long: `Validate takes a policy folder through every stage, up to the resources that Envoy would get, and prints what is
+wrong with it. Services are those that the folder declares. Exit code 2 if there is an error.`,
+		Args: args(cobra.ExactArgs(1)),
+	}
+	options := varFlags(cmd)
+	asJSON := cmd.Flags().Bool("json", false, "print the diagnostics as JSON")
+	cmd.RunE = func(cmd *cobra.Command, a []string) error {
+		o, err := options()
+		if err != nil {
+			return err
+		}
+		b := pipeline.Build(a[0], o)
+		if *asJSON {
+			if err := printJSON(cmd.OutOrStdout(), struct {
+				Valid       bool                `json:"valid"`
+				Diagnostics configs.Diagnostics `json:"diagnostics"`
+			}{!b.Diagnostics.HasErrors(), b.Diagnostics}); err != nil {
+				return err
+			}
+		} else {
+			if err := refuse(cmd.ErrOrStderr(), b.Diagnostics); err != nil {
+				return err
+			}
+		}
+		if b.Diagnostics.HasErrors() {
+			return &invalid{}
+		}
+		if !*asJSON {
+			p := b.Policy
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: valid: %d virtual services, %d destination rules, %d gateways, %d hosts, %d services, %d proxies\n",
+				a[0], len(p.VirtualServices), len(p.DestinationRules), len(p.Gateways), len(p.Hosts), b.Catalog.Services.Len(), b.View.Proxies.Len())
+		}
+		return nil
+	}
+	return cmd
+}
+
+func newDump() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "dump policy|catalog|view|xds DIR",
+		Short: "Print what a stage makes of a policy folder, as sorted JSON",
+		Long: `Dump prints one of the values on the way from a policy folder to Envoy, without a server: the policy as decoded and
+defaulted, the catalog of services, the resolved view, or the xDS resources of every proxy (or of one, with -proxy).`,
+		Args:      args(cobra.ExactArgs(2)),
+		ValidArgs: []string{"policy", "catalog", "view", "xds"},
+	}
+	options := varFlags(cmd)
+	proxy := cmd.Flags().String("proxy", "", "xds: only this proxy, `NAME` such as h1 or edge/gw-public")
+	cmd.RunE = func(cmd *cobra.Command, a []string) error {
+		o, err := options()
+		if err != nil {
+			return err
+		}
+		b := pipeline.Build(a[1], o)
+		value, err := stage(b, a[0], *proxy)
+		if err != nil {
+			return err
+		}
+		if value == nil {
+			return refuse(cmd.ErrOrStderr(), b.Diagnostics)
+		}
+		return printJSON(cmd.OutOrStdout(), value)
+	}
+	return cmd
+}
+
+// stage picks the value that the user named; nil if it could not be made.
+func stage(b pipeline.Built, name, proxy string) (any, error) {
+	switch name {
+	case "policy":
+		if b.Policy == nil || b.Catalog == nil {
+			return nil, nil
+		}
+		return b.Policy, nil
+	case "catalog":
+		if b.Catalog == nil {
+			return nil, nil
+		}
+		return b.Catalog, nil
+	case "view":
+		if b.View == nil {
+			return nil, nil
+		}
+		return b.View, nil
+	case "xds":
+		if b.Output == nil {
+			return nil, nil
+		}
+		return dumpXDS(b, proxy)
+	}
+	return nil, &invalid{fmt.Errorf("dump %s: want policy, catalog, view or xds", name)}
+}
+
+func dumpXDS(b pipeline.Built, proxy string) (any, error) {
+	if proxy != "" {
+		p := b.View.Proxy(proxy)
+		if p == nil {
+			return nil, &invalid{fmt.Errorf("no proxy %q; there are: %s", proxy, strings.Join(b.View.ProxyIDs(), ", "))}
+		}
+		return translator.Dump(b.Output.Resources(p.ID))
+	}
+	all := map[string]json.RawMessage{}
+	for _, id := range b.View.ProxyIDs() {
+		text, err := translator.Dump(b.Output.Resources(id))
+		if err != nil {
+			return nil, err
+		}
+		all[id] = text
+	}
+	return all, nil
+}
+
+func newExplain() *cobra.Command {
+	return &cobra.Command{
+		Use:   "explain CODE",
+		Short: "Say what a diagnostic's code means and what to do",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			code := strings.ToUpper(a[0])
+			if c, ok := configs.Explain(code); ok {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n\n%s\n", c.Code, c.Title, c.Explain)
+				return nil
+			}
+			if c, ok := registry.Explain(code); ok {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n\n%s\n", c.Code, c.Title, c.Explain)
+				return nil
+			}
+			return &invalid{fmt.Errorf("no diagnostic has the code %s; docs/policy.md lists them", a[0])}
+		},
+	}
+}
+
+func newFmt() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "fmt [-check] [-diff] PATH...",
+		Short: "Format HCL files in place",
+		Long: `Fmt writes .hcl files in the canonical form. A folder stands for all .hcl files in it and below; "-" for standard
+input to standard output. With -check nothing is written and the exit code is 2 if a file is not formatted.`,
+		Args: args(cobra.MinimumNArgs(1)),
+	}
+	check := cmd.Flags().Bool("check", false, "only list files that are not formatted")
+	diff := cmd.Flags().Bool("diff", false, "print what changes")
+	cmd.RunE = func(cmd *cobra.Command, a []string) error {
+		f := formatter{check: *check, diff: *diff, out: cmd.OutOrStdout()}
+		for _, path := range a {
+			if err := f.path(cmd.InOrStdin(), path); err != nil {
+				return err
+			}
+		}
+		if f.check && f.changed > 0 {
+			return &invalid{}
+		}
+		return nil
+	}
+	return cmd
+}
+
+// formatter formats files and counts those that were not formatted.
+type formatter struct {
+	check, diff bool
+	out         io.Writer
+	changed     int
+}
+
+func (f *formatter) path(stdin io.Reader, path string) error {
+	if path == "-" {
+		src, err := io.ReadAll(stdin)
+		if err != nil {
+			return err
+		}
+		text, err := configs.Format(src)
+		if err != nil {
+			return &invalid{fmt.Errorf("standard input: %w", err)}
+		}
+		_, err = f.out.Write(text)
+		return err
+	}
+	found := false
+	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(p) != ".hcl" {
+			return err
+		}
+		found = true
+		return f.file(p)
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return &invalid{err}
+	}
+	if err == nil && !found {
+		return &invalid{fmt.Errorf("%s: no .hcl file", path)}
+	}
+	return err
+}
+
+func (f *formatter) file(path string) error {
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	text, err := configs.Format(src)
+	if err != nil {
+		return &invalid{fmt.Errorf("%s: %w", path, err)}
+	}
+	if string(text) == string(src) {
+		return nil
+	}
+	f.changed++
+	if f.diff {
+		fmt.Fprint(f.out, configs.Diff(path, src, text))
+	} else {
+		fmt.Fprintln(f.out, path)
+	}
+	if f.check {
+		return nil
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, text, info.Mode().Perm())
+}

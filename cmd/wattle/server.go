@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
+	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/internal/api"
+	"github.com/wattle-mesh/wattle/internal/ca"
+	"github.com/wattle-mesh/wattle/internal/pipeline"
+	"github.com/wattle-mesh/wattle/internal/spiffe"
+	"github.com/wattle-mesh/wattle/internal/store"
+	"github.com/wattle-mesh/wattle/internal/xds"
+	"github.com/wattle-mesh/wattle/registry"
+	"github.com/wattle-mesh/wattle/registry/builtin"
+)
+
+// meshRegistry is the registry of what agents register.
+const meshRegistry = "mesh"
+
+func newServer() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "server -config FILE",
+		Short: "Run the control plane",
+		Long: `Server is the control plane: it reads the policy folder and the registries, makes certificates, and serves the
+agents what their Envoys need. Its HTTP API answers on loopback or a unix socket only.`,
+		Args: args(cobra.NoArgs),
+	}
+	file := cmd.Flags().String("config", "/etc/wattle/server.hcl", "the server's configuration `FILE`")
+	options := varFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		vars, err := options()
+		if err != nil {
+			return err
+		}
+		cfg, diags := configs.LoadServer(*file)
+		if err := refuse(cmd.ErrOrStderr(), diags); err != nil {
+			return err
+		}
+		log := newLog(cmd.OutOrStdout(), cfg.LogLevel, cfg.LogFormat)
+		s, err := openServer(log, cmd, cfg, filepath.Dir(*file), vars)
+		if err != nil {
+			return err
+		}
+		defer s.store.Close()
+		return s.run(cmd.Context())
+	}
+	return cmd
+}
+
+// server is the parts of a running server.
+type server struct {
+	log       *slog.Logger
+	cfg       *configs.Server
+	store     *store.Store
+	ca        *ca.CA
+	nodes     *api.Node
+	registrar *api.Registrar
+	registry  *registry.Aggregator
+	loop      *pipeline.Loop
+	xds       *xds.Server
+	metrics   *prometheus.Registry
+}
+
+// openServer makes the parts and wires them. Nothing runs or listens yet.
+func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, base string, vars configs.Options) (s *server, err error) {
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return nil, err
+	}
+	s = &server{log: log, cfg: cfg, metrics: prometheus.NewRegistry()}
+	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if s.store, err = store.Open(filepath.Join(cfg.StateDir, "wattle.db")); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.store.Close())
+		}
+	}()
+	if s.ca, err = openCA(cmd, cfg, vars); err != nil {
+		return nil, err
+	}
+	s.registry = registry.NewAggregator(registry.Options{Log: log, OnChange: func() { s.loop.Nudge() }})
+	s.registrar, err = api.NewRegistrar(api.RegistrarOptions{Log: log, Store: s.store, OnHealth: func() { s.loop.Nudge() }})
+	if err != nil {
+		return nil, err
+	}
+	if err = s.addRegistries(cmd, base); err != nil {
+		return nil, err
+	}
+	s.xds = xds.New(xds.Options{
+		Log: log, Metrics: s.metrics, Authorize: api.AuthorizeProxy[*corev3.Node],
+		OnConverged: func(gen uint64, proxies int, took time.Duration, nacked int) {
+			s.loop.Converged(gen, proxies, nacked, took)
+		},
+	})
+	s.loop = pipeline.New(pipeline.Options{
+		Log: log, Dir: cfg.Policy, Config: vars, TrustDomain: s.ca.TrustDomain,
+		Revisions: s.store, Registries: s.registry, Health: s.registrar.Health,
+		OnPolicy: s.registrar.SetPolicy, Publish: s.xds.Apply,
+	})
+	s.nodes = api.NewNode(api.NodeOptions{Log: log, CA: s.ca, Store: s.store, Registrar: s.registrar, Holds: s.holds})
+	return s, nil
+}
+
+// openCA opens the CA, or makes it at the first start, for the trust domain that the policy names.
+func openCA(cmd *cobra.Command, cfg *configs.Server, vars configs.Options) (*ca.CA, error) {
+	dir := filepath.Join(cfg.StateDir, "ca")
+	trustDomain := "" // the one it was made for
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		policy, diags := configs.NewLoader(vars).Load(cfg.Policy)
+		if err := refuse(cmd.ErrOrStderr(), diags); err != nil {
+			return nil, err
+		}
+		trustDomain = policy.Mesh.TrustDomain
+	}
+	return ca.Open(dir, trustDomain, time.Now)
+}
+
+// holds reports whether the view in force has a workload or a gateway of that identity on the node.
+func (s *server) holds(node string, id spiffe.ID) bool {
+	view := s.loop.State().View
+	if view == nil {
+		return false
+	}
+	for _, px := range view.On(node) {
+		if px.Gateway != nil && px.Gateway.Identity == id.String() {
+			return true
+		}
+		for _, w := range px.Workloads {
+			if w.Identity == id.String() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// addRegistries adds the mesh registry and those of the configuration.
+func (s *server) addRegistries(cmd *cobra.Command, base string) error {
+	if err := s.registry.Add(meshRegistry, s.registrar, 0); err != nil {
+		return err
+	}
+	for _, r := range s.cfg.Registries {
+		driver, ok := driverOf(r.Type)
+		if !ok {
+			return &invalid{fmt.Errorf("%s: there is no registry driver %q; there are: %s", r.Origin, r.Type, strings.Join(driverNames(), ", "))}
+		}
+		source, diags := driver.New(r.Body, registry.DriverOptions{
+			Name: r.Name, Dir: base, Eval: r.Eval, Log: s.log,
+			Report: func(ds []registry.Diagnostic) { s.registry.Report(r.Name, ds) },
+		})
+		if err := refuse(cmd.ErrOrStderr(), r.Diagnostics(diags)); err != nil {
+			return err
+		}
+		if err := s.registry.Add(r.Name, source, r.SyncTimeout); err != nil {
+			return &invalid{fmt.Errorf("%s: %w", r.Origin, err)}
+		}
+	}
+	return nil
+}
+
+func driverOf(kind string) (registry.Driver, bool) {
+	for _, d := range builtin.Drivers() {
+		if d.Type == kind {
+			return d, true
+		}
+	}
+	return registry.Driver{}, false
+}
+
+func driverNames() []string {
+	var out []string
+	for _, d := range builtin.Drivers() {
+		out = append(out, d.Type)
+	}
+	return out
+}
+
+// run listens and works until ctx is done.
+func (s *server) run(ctx context.Context) error {
+	token, err := api.AdminToken(filepath.Join(s.cfg.StateDir, "admin.token"))
+	if err != nil {
+		return err
+	}
+	agents, err := net.Listen("tcp", s.cfg.Agents)
+	if err != nil {
+		return fmt.Errorf("listen for agents: %w; end what uses the address (ss -ltnp shows it) or change agents in the server's file", err)
+	}
+	local, err := api.Listen(s.cfg.HTTP)
+	if err != nil {
+		return errors.Join(err, agents.Close())
+	}
+	s.log.Info("server listens", "agents", agents.Addr().String(), "http", s.cfg.HTTP, "policy", s.cfg.Policy, "trust_domain", s.ca.TrustDomain)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.registry.Run(ctx) })
+	g.Go(func() error { return s.loop.Run(ctx) })
+	g.Go(func() error { return s.serveAgents(ctx, agents) })
+	g.Go(func() error { return s.serveHTTP(ctx, local, token) })
+	return g.Wait()
+}
+
+// serveAgents serves joins, certificates, reports and xDS. Agents wait until there is something to serve: an empty
+// world must not replace what their Envoys have.
+func (s *server) serveAgents(ctx context.Context, l net.Listener) error {
+	select {
+	case <-s.loop.Ready():
+	case <-ctx.Done():
+		return l.Close()
+	}
+	srv := grpc.NewServer(append(s.nodes.ServerOptions(s.cfg.Names), xds.ServerOptions()...)...)
+	s.nodes.Register(srv)
+	s.xds.Register(srv)
+	stop := context.AfterFunc(ctx, srv.Stop)
+	defer stop()
+	return srv.Serve(l)
+}
+
+func (s *server) serveHTTP(ctx context.Context, l net.Listener, token string) error {
+	return api.Serve(ctx, l, api.NewHandler(api.HTTPOptions{
+		Log: s.log, AdminToken: token, Version: version, Node: s.nodes,
+		State: s.loop.State, PolicyDir: s.cfg.Policy, Registries: s.registry.Status, Proxies: s.xds.Proxies,
+		Metrics: promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}),
+	}))
+}

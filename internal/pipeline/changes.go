@@ -1,0 +1,119 @@
+package pipeline
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/wattle-mesh/wattle/configs"
+)
+
+// maxNamed bounds how many changed things a line names.
+const maxNamed = 3
+
+// named is a policy block as a person knows it.
+type named struct {
+	kind, namespace, name, origin string
+}
+
+func (n named) String() string {
+	name := n.name
+	if n.namespace != "" && n.namespace != "default" {
+		name = n.namespace + "/" + name
+	}
+	if n.origin == "" {
+		return fmt.Sprintf("%s %s", n.kind, name)
+	}
+	return fmt.Sprintf("%s %s (%s)", n.kind, name, n.origin)
+}
+
+// Same reports whether two policies of one Loader are equal: blocks that did not change keep their pointer.
+func Same(a, b *configs.Policy) bool {
+	return a != nil && b != nil && *a.Mesh == *b.Mesh &&
+		slices.Equal(a.VirtualServices, b.VirtualServices) && slices.Equal(a.DestinationRules, b.DestinationRules) &&
+		slices.Equal(a.Gateways, b.Gateways) && slices.Equal(a.Hosts, b.Hosts) && slices.Equal(a.Services, b.Services)
+}
+
+// hash identifies a policy's content across restarts.
+func hash(p *configs.Policy) (string, error) {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return "", fmt.Errorf("encode the policy: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// describe says in a line what differs between two policies: "virtual_service reviews (policy/reviews.hcl:12)".
+// Blocks that kept their pointer did not change.
+func describe(old, now *configs.Policy) string {
+	if old == nil {
+		return "the first policy"
+	}
+	var all []named
+	if *old.Mesh != *now.Mesh {
+		all = append(all, named{kind: "mesh", origin: now.Mesh.Origin})
+	}
+	all = append(all, diff("virtual_service", old.VirtualServices, now.VirtualServices, func(v *configs.VirtualService) configs.Block { return v.Block })...)
+	all = append(all, diff("destination_rule", old.DestinationRules, now.DestinationRules, func(d *configs.DestinationRule) configs.Block { return d.Block })...)
+	all = append(all, diff("gateway", old.Gateways, now.Gateways, func(g *configs.Gateway) configs.Block { return g.Block })...)
+	all = append(all, diff("host", old.Hosts, now.Hosts, func(h *configs.Host) configs.Block { return configs.Block{Name: h.Name, Origin: h.Origin} })...)
+	all = append(all, diff("service", old.Services, now.Services, func(s *configs.Service) configs.Block { return s.Block })...)
+	return list(all)
+}
+
+// diff walks two slices that are sorted by namespace and name.
+func diff[T any](kind string, old, now []*T, block func(*T) configs.Block) []named {
+	var out []named
+	i, j := 0, 0
+	for i < len(old) || j < len(now) {
+		var c int
+		switch {
+		case i == len(old):
+			c = 1
+		case j == len(now):
+			c = -1
+		case old[i] == now[j]:
+			i, j = i+1, j+1
+			continue
+		default:
+			a, b := block(old[i]), block(now[j])
+			c = cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+		}
+		if c < 0 {
+			b := block(old[i])
+			out = append(out, named{kind: kind, namespace: b.Namespace, name: b.Name, origin: "removed"})
+			i++
+			continue
+		}
+		b := block(now[j])
+		out = append(out, named{kind, b.Namespace, b.Name, b.Origin})
+		j++
+		if c == 0 {
+			i++
+		}
+	}
+	return out
+}
+
+func list[T fmt.Stringer](all []T) string {
+	if len(all) == 0 {
+		return "no change"
+	}
+	var b strings.Builder
+	for i, n := range all {
+		if i == maxNamed {
+			fmt.Fprintf(&b, " and %d more", len(all)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(n.String())
+	}
+	return b.String()
+}
