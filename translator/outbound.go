@@ -62,7 +62,6 @@ func (p *packer) callAs(identity, alpn string) *listenerv3.Filter {
 				}},
 			}},
 			SharedWithUpstream: setcommonv3.FilterStateValue_ONCE,
-			ReadOnly:           true,
 		}
 	}
 	caller := state("envoy.tls.certificate_mappers.on_demand_secret", OutSecret(identity))
