@@ -6,4 +6,8 @@ import "slices"
 // W2xxx internal/mesh, W3xxx translator, W4xxx registry.
 var laterCodes = slices.Concat(
 	meshCodes,
+	[]Code{
+		{"W3001", "the policy cannot be translated for Envoy", "What was made of the policy is no valid Envoy configuration, so it was not published. This is a fault of Wattle: please report it with the message."},
+		{"W3002", "another trust domain than the CA's", "The server's CA was made for one trust domain, and every identity begins with it, so it cannot change. Write the CA's trust domain, or start a new server with an empty state_dir."},
+	},
 )

@@ -16,9 +16,9 @@ var destinationRuleBlock = newBlock(block[DestinationRule]{
 		namespaceAttr(func(r *DestinationRule) *Block { return &r.Block }),
 		field("host", serviceRef(), func(r *DestinationRule) *ServiceRef { return &r.Host }, "The service.").must(),
 	},
-	blocks: append([]child[DestinationRule]{
+	blocks: append(trafficBlocks(func(r *DestinationRule) *TrafficPolicy { return &r.Traffic }),
 		many("subset", subsetBlock, func(r *DestinationRule) *[]*Subset { return &r.Subsets }, "A part of the service's endpoints that routes can name."),
-	}, trafficBlocks(func(r *DestinationRule) *TrafficPolicy { return &r.Traffic })...),
+	),
 	origin: func(r *DestinationRule) *string { return &r.Origin },
 	finish: func(d *decoder, r *DestinationRule) {
 		d.setNamespace(&r.Block)
@@ -93,7 +93,11 @@ var consistentHashBlock = newBlock(block[ConsistentHash]{
 	blocks: []child[ConsistentHash]{
 		one("http_cookie", httpCookieBlock, func(h *ConsistentHash) **HTTPCookie { return &h.HTTPCookie }, "The key is this cookie."),
 	},
-	finish: func(d *decoder, _ *ConsistentHash) {
+	finish: func(d *decoder, h *ConsistentHash) {
+		if _, _, given := d.frame.reader.attr("use_source_ip"); given && !h.UseSourceIP && d.clean() {
+			d.report(d.at(d.frame, "use_source_ip"), Error, codeExactlyOne, "use_source_ip = false names no key", "Set it to true, or name another key instead.")
+			return
+		}
 		d.exactlyOne("consistent_hash", "http_header_name", "http_query_parameter_name", "use_source_ip", "http_cookie")
 	},
 })
