@@ -88,7 +88,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	var plan value[*planpb.HostPlan] // written by the relay of the host's proxy
 	certs := &certs{log: log, dir: filepath.Join(cfg.StateDir, "certs"), node: a.node, sign: client.Sign}
 	checks := &checks{log: log}
-	services := &services{log: log, dir: cfg.ServicesDir, keep: filepath.Join(cfg.StateDir, servicesFile)}
+	services := newServices(log, cfg.ServicesDir, filepath.Join(cfg.StateDir, servicesFile))
 	proxies := &proxies{
 		log: log, adapter: a.o.Adapter, runDir: cfg.RunDir, conn: conn,
 		node: &a.node.held, plan: &plan, certs: &certs.held,

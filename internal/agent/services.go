@@ -35,6 +35,10 @@ type registrations struct {
 	list []*apipb.Registration
 }
 
+func newServices(log *slog.Logger, dir, keep string) *services {
+	return &services{log: log, dir: dir, keep: keep, loader: configs.NewLoader(configs.Options{})}
+}
+
 // run follows the folder until ctx is done. While it has an error the last good registrations hold, those of an
 // earlier agent too.
 func (s *services) run(ctx context.Context) error {
@@ -43,7 +47,6 @@ func (s *services) run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	s.loader = configs.NewLoader(configs.Options{})
 	return configs.Watch(ctx, s.dir, s.load)
 }
 
