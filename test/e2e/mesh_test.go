@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -150,6 +151,36 @@ func (m *mesh) sync() {
 		}
 	}
 	m.ready(m.proxyIDs(policy))
+	for _, addr := range m.binds(policy) {
+		eventually(m.t, "an Envoy to listen at "+addr, func() error { return dial(m.t.Context(), addr) })
+	}
+}
+
+// binds lists where the Envoys of the policy's hosts listen. A proxy is in sync before its Envoy has opened its first
+// listeners: the agent answers for an Envoy that is still starting.
+func (m *mesh) binds(policy *configs.Policy) []string {
+	var out []string
+	for _, h := range policy.Hosts {
+		if m.agents[h.Name] == nil {
+			continue
+		}
+		for _, s := range h.Services {
+			out = append(out, netip.AddrPortFrom(h.Address, h.MeshPort).String())
+			for _, u := range s.Upstreams {
+				if u.Socket != "" {
+					out = append(out, "unix:"+u.Socket)
+				} else {
+					out = append(out, u.Bind.String())
+				}
+			}
+		}
+	}
+	for _, g := range policy.Gateways {
+		for _, s := range g.Servers {
+			out = append(out, s.Bind.String())
+		}
+	}
+	return out
 }
 
 // proxyIDs lists the proxies that the policy's hosts run.

