@@ -38,14 +38,14 @@ type Diagnostic struct {
 // ("file:line"), or another place a person can look. (*Loader).Locate adds the source line.
 func NewDiagnostic(severity Severity, code, origin, summary, detail string) Diagnostic {
 	d := Diagnostic{Severity: severity, Code: code, Summary: summary, Detail: detail, File: origin}
-	if file, line, ok := SplitOrigin(origin); ok {
+	if file, line, ok := splitOrigin(origin); ok {
 		d.File, d.Line = file, line
 	}
 	return d
 }
 
-// SplitOrigin takes "file:line" apart. It reports false if origin has another form.
-func SplitOrigin(origin string) (file string, line int, ok bool) {
+// splitOrigin takes "file:line" apart. It reports false if origin has another form.
+func splitOrigin(origin string) (file string, line int, ok bool) {
 	i := strings.LastIndexByte(origin, ':')
 	if i <= 0 {
 		return "", 0, false

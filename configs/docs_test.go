@@ -110,8 +110,12 @@ func reference() string {
 	var b strings.Builder
 	b.WriteString("\n## Reference: blocks of a policy\n\nAn attribute without default that is not required may be left out.\n")
 	r := &referee{b: &b, known: map[*shape]string{}}
-	r.index(fileBlock.shape, "")
+	r.index(fileBlock.shape)
 	for _, block := range fileBlock.shape.blocks {
+		if where, ok := r.known[block.shape()]; ok {
+			fmt.Fprintf(&b, "\n### `%s`\n\n%s It is written as [`%s`](#%s).\n", head(block), block.shape().doc, where, anchor(where))
+			continue
+		}
 		r.block(block, block.name, 3)
 	}
 	b.WriteString("\n## Reference: the server's file\n")
@@ -139,7 +143,7 @@ type referee struct {
 }
 
 // index lists what may stand in a file.
-func (r *referee) index(s *shape, _ string) {
+func (r *referee) index(s *shape) {
 	r.b.WriteString("\n| block | what |\n|---|---|\n")
 	for _, b := range s.blocks {
 		fmt.Fprintf(r.b, "| [`%s`](#%s) | %s |\n", head(b), anchor(head(b)), cell(b.doc))

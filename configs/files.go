@@ -21,20 +21,6 @@ const (
 	maxRead   = 1 << 20 // of a text that file() reads
 )
 
-// Files lists the policy files of a folder, relative to it, sorted; or the file itself.
-func Files(dir string) ([]string, Diagnostics) {
-	root, entries, diags := openFolder(dir)
-	if root == nil {
-		return nil, diags
-	}
-	defer root.Close()
-	paths := make([]string, 0, len(entries))
-	for _, e := range entries {
-		paths = append(paths, e.path)
-	}
-	return paths, diags
-}
-
 // entry is a policy file as its folder lists it.
 type entry struct {
 	path string

@@ -142,7 +142,7 @@ var httpPoolBlock = newBlock(block[HTTPPool]{
 var outlierDetectionBlock = newBlock(block[OutlierDetection]{
 	doc: "When an endpoint that fails is left out for a while. Each proxy judges by what it sees itself.",
 	attrs: []attr[OutlierDetection]{
-		optional("consecutive_5xx_errors", whole[uint32](0, 1<<31-1), func(o *OutlierDetection) **uint32 { return &o.Consecutive5xxErrors }, "So many answers of 500 and above in a row; failed connections count. `0` turns it off.").orText("`5`, Envoy's"),
+		optional("consecutive_5xx_errors", whole[uint32](0, 1<<31-1), func(o *OutlierDetection) **uint32 { return &o.Consecutive5xxErrors }, "So many answers of 500 and above in a row; failed connections count. `0` turns it off.").orText("off"),
 		optional("consecutive_gateway_errors", whole[uint32](0, 1<<31-1), func(o *OutlierDetection) **uint32 { return &o.ConsecutiveGatewayErrors }, "So many answers of 502, 503 or 504 in a row. `0` turns it off.").orText("off"),
 		optional("interval", duration(time.Millisecond, day), func(o *OutlierDetection) **Duration { return &o.Interval }, "How often is looked.").orText("`\"10s\"`, Envoy's"),
 		optional("base_ejection_time", duration(time.Millisecond, day), func(o *OutlierDetection) **Duration { return &o.BaseEjectionTime }, "How long it is left out, times how often it was.").orText("`\"30s\"`, Envoy's"),

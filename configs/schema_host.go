@@ -8,8 +8,8 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// MeshPorts is how many ports a host has for mesh traffic, from its mesh_port on.
-const MeshPorts = 32
+// meshPorts is how many ports a host has for mesh traffic, from its mesh_port on.
+const meshPorts = 32
 
 var hostPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
 
@@ -31,7 +31,7 @@ var hostBlock = newBlock(block[Host]{
 	},
 	attrs: []attr[Host]{
 		field("address", address(), func(h *Host) *netip.Addr { return &h.Address }, "Where other hosts reach it.").must(),
-		field("mesh_port", whole[uint16](1, 65536-MeshPorts), func(h *Host) *uint16 { return &h.MeshPort }, "The first of the 32 ports for mesh traffic.").or(cty.NumberIntVal(7443)),
+		field("mesh_port", whole[uint16](1, 65536-meshPorts), func(h *Host) *uint16 { return &h.MeshPort }, "The first of the 32 ports for mesh traffic.").or(cty.NumberIntVal(7443)),
 		field("region", text(), func(h *Host) *string { return &h.Region }, "Where it stands; callers see it as the locality of its endpoints."),
 		field("zone", text(), func(h *Host) *string { return &h.Zone }, "The part of the region."),
 		field("rack", text(), func(h *Host) *string { return &h.Rack }, "The part of the zone."),
@@ -47,7 +47,7 @@ var hostBlock = newBlock(block[Host]{
 			if at.line == d.frame.head.rng.Start.Line {
 				at = d.at(d.frame, "address")
 			}
-			d.host.taken = append(d.host.taken, taken{netip.AddrPortFrom(h.Address, h.MeshPort), h.MeshPort + MeshPorts - 1, fmt.Sprintf("host %q, whose mesh ports begin there,", h.Name), at})
+			d.host.taken = append(d.host.taken, taken{netip.AddrPortFrom(h.Address, h.MeshPort), h.MeshPort + meshPorts - 1, fmt.Sprintf("host %q, whose mesh ports begin there,", h.Name), at})
 		}
 	},
 	finish: func(d *decoder, h *Host) {
