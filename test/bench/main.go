@@ -1,0 +1,41 @@
+// Command bench measures the speed and memory of the server against the targets that the project has set itself,
+// prints a table and writes .bench/results.json. The server, the bare broadcaster that it is compared with and the
+// clients of both are processes of their own: the program starts itself again in other roles.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	role := flag.String("role", "", "internal: what this process is")
+	dir := flag.String("dir", "", "internal: the folder of certificates and state")
+	short := flag.Bool("short", false, "measure every row, but each for a short time only")
+	only := flag.String("only", "", "measure only the rows whose name begins with this")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *role, *dir, *short, *only); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, role, dir string, short bool, only string) error {
+	switch role {
+	case "":
+		return measure(ctx, short, only)
+	case "server":
+		return answer(ctx, newServer(dir))
+	case "broadcaster":
+		return answer(ctx, newBroadcaster(dir))
+	case "clients":
+		return answer(ctx, newClients(dir))
+	}
+	return fmt.Errorf("no role %q", role)
+}
