@@ -43,7 +43,8 @@ func FuzzLoad(f *testing.F) {
 		}
 		writeFile(t, dir, name, string(data))
 		started := time.Now()
-		p, diags := Load(dir)
+		opts := Options{work: 20_000} // small, so that a second has many inputs
+		p, diags := NewLoader(opts).Load(dir)
 		if took := time.Since(started); took > 20*time.Second {
 			t.Fatalf("took %s", took)
 		}
@@ -60,7 +61,7 @@ func FuzzLoad(f *testing.F) {
 			t.Fatal(err)
 		}
 		if _, err := Format(data); err == nil && !isJSON {
-			l := NewLoader(Options{})
+			l := NewLoader(opts)
 			first, _ := l.Load(dir)
 			writeFile(t, dir, "b.hcl", "# nothing\n")
 			if second, _ := l.Load(dir); (first == nil) != (second == nil) {

@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -21,7 +22,7 @@ func (r *run) environment(files []*file) *env {
 		if f.tree == nil || f.tree.body == nil {
 			continue
 		}
-		f.tree.meter.left = maxWork
+		f.tree.meter.left = cmp.Or(r.opts.work, maxWork)
 		d := r.decoder(f, e, &r.shared)
 		d.frame = &frame{}
 		decoders = append(decoders, d)

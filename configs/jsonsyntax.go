@@ -63,11 +63,11 @@ func (c *jsonConverter) property(to *hclsyntax.Body, s *shape, name string, at h
 		c.diags = append(c.diags, diags...)
 		for _, p := range pairs {
 			typ, r := c.key(p.Key)
+			made := &shape{} // of no known type, which inspect reports
 			if b := s.inner(typ); b != nil {
-				c.blocks(to, name, at, dynamicShape(b.shape()), []jsonLabel{{typ, r}}, 0, p.Value)
-				continue
+				made = b.shape()
 			}
-			c.fail(r, "Unsupported block type", fmt.Sprintf("No block of type %q may stand here.%s", typ, didYouMean(typ, s.blockNames())))
+			c.blocks(to, name, at, dynamicShape(made), []jsonLabel{{typ, r}}, 0, p.Value)
 		}
 		return
 	}

@@ -57,6 +57,8 @@ func (d *decoder) wrongType(v cty.Value, want string) {
 		detail = "Write it in braces: { name = value }."
 	case v.Type() == cty.String && (strings.HasPrefix(want, "a number") || strings.HasPrefix(want, "a whole number") || want == "true or false"):
 		detail = "Write it without quotes; a variable needs the attribute type."
+	case v.Type() == cty.Number && strings.HasPrefix(want, "a duration"):
+		detail = fmt.Sprintf("Write it with its unit, in quotes: \"%ss\".", short(valueWord(v)))
 	case v.Type().IsPrimitiveType() && (want == "a string" || strings.HasPrefix(want, "a duration")):
 		detail = fmt.Sprintf("Write it in quotes: %q.", valueWord(v))
 	}

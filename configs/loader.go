@@ -2,6 +2,7 @@ package configs
 
 import (
 	"bytes"
+	"cmp"
 	"io/fs"
 	"os"
 	"regexp"
@@ -17,6 +18,7 @@ import (
 // Options say how a Loader works. The zero value is usable.
 type Options struct {
 	Vars map[string]string // values of variables, by name: text for primitive types, else an HCL expression
+	work int               // instead of maxWork, if not zero
 }
 
 // Loader loads one folder again and again. What has not changed on disk is not decoded again, and a block whose
@@ -267,7 +269,7 @@ func (r *run) decodeFile(f *file, e *env) {
 	}
 	out := &decoded{diags: f.tree.diags}
 	if f.tree.body != nil {
-		f.tree.meter.left = maxWork
+		f.tree.meter.left = cmp.Or(r.opts.work, maxWork)
 		r.decoder(f, e, out).file(f.tree)
 	}
 	f.out, f.env, f.fresh = out, e, true
