@@ -31,6 +31,9 @@ import (
 const (
 	connectTimeout  = 5 * time.Second
 	minimumRingSize = 1024
+	// idleLocal is how long an idle connection to an application is kept: shorter than applications commonly keep them
+	// (Node.js 5 s), so that no request meets a connection that the application just closes.
+	idleLocal = 4 * time.Second
 )
 
 // cluster translates how a service port or subset is called. All callers on all hosts share the resource.
@@ -46,10 +49,9 @@ func cluster(c *mesh.Cluster, domain string) (*Resource, error) {
 		LoadBalancingPolicy:           p.loadBalancing(c.Traffic.LoadBalancer),
 		OutlierDetection:              outlierDetection(c.Traffic.OutlierDetection),
 		TypedExtensionProtocolOptions: p.protocolOptions(c.Protocol, c.Traffic.ConnectionPool),
-		// No endpoint healthy is an answer (503, UH), not a reason to try dead ones. Changes of endpoints take effect at once.
 		CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{
-			HealthyPanicThreshold: &typev3.Percent{Value: 0},
-			UpdateMergeWindow:     durationpb.New(0),
+			HealthyPanicThreshold: panicThreshold(c.Traffic.OutlierDetection),
+			UpdateMergeWindow:     durationpb.New(0), // changes of endpoints take effect at once
 		},
 		IgnoreHealthOnHostRemoval: true,
 	}
@@ -66,6 +68,15 @@ func cluster(c *mesh.Cluster, domain string) (*Resource, error) {
 		m.TransportSocket = mtls
 	}
 	return p.encode(Key{Type: Cluster, Name: name}, m, c.Origin)
+}
+
+// panicThreshold is below which share of healthy endpoints all are called. Unless the policy says otherwise, that no
+// endpoint is healthy is an answer (503, UH), not a reason to call dead ones.
+func panicThreshold(o *configs.OutlierDetection) *typev3.Percent {
+	if o == nil || o.MinHealthPercent == nil {
+		return &typev3.Percent{Value: 0}
+	}
+	return &typev3.Percent{Value: float64(*o.MinHealthPercent)}
 }
 
 func mtlsMetadata() *structpb.Struct {
@@ -161,13 +172,17 @@ func outlierDetection(o *configs.OutlierDetection) *clusterv3.OutlierDetection {
 		MaxEjectionPercent:        u32(o.MaxEjectionPercent),
 		EnforcingSuccessRate:      wrapperspb.UInt32(0), // only what the policy names ejects
 	}
-	if o.Consecutive5xxErrors == nil {
-		m.EnforcingConsecutive_5Xx = wrapperspb.UInt32(0)
-	}
-	if o.ConsecutiveGatewayErrors != nil {
-		m.EnforcingConsecutiveGatewayFailure = wrapperspb.UInt32(100)
-	}
+	m.EnforcingConsecutive_5Xx = enforce(o.Consecutive5xxErrors)
+	m.EnforcingConsecutiveGatewayFailure = enforce(o.ConsecutiveGatewayErrors)
 	return m
+}
+
+// enforce says in percent whether a limit that is nil or zero, which turns it off, ejects.
+func enforce(limit *uint32) *wrapperspb.UInt32Value {
+	if limit == nil || *limit == 0 {
+		return wrapperspb.UInt32(0)
+	}
+	return wrapperspb.UInt32(100)
 }
 
 // protocolOptions says what is spoken to the endpoints. HTTP offers its version by ALPN on mesh connections.
@@ -204,7 +219,7 @@ func local(proxy string, w *mesh.Workload, port registry.WorkloadPort) (*Resourc
 		ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		ConnectTimeout:                durationpb.New(connectTimeout),
 		CircuitBreakers:               circuitBreakers(nil),
-		TypedExtensionProtocolOptions: p.protocolOptions(port.Protocol, nil),
+		TypedExtensionProtocolOptions: p.protocolOptions(port.Protocol, localPool()),
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{
 			ClusterName: name,
 			Endpoints: []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{{
@@ -213,6 +228,11 @@ func local(proxy string, w *mesh.Workload, port registry.WorkloadPort) (*Resourc
 		},
 	}
 	return p.encode(Key{Type: Cluster, Name: name, Variant: proxy}, m, w.Origin)
+}
+
+func localPool() *configs.ConnectionPool {
+	idle := configs.Duration(idleLocal)
+	return &configs.ConnectionPool{HTTP: &configs.HTTPPool{IdleTimeout: &idle}}
 }
 
 // certs translates the cluster that has no endpoints and fetches the outbound secrets of a proxy, so that a caller's

@@ -38,7 +38,7 @@ func (p *packer) filters(at place) []*hcmv3.HttpFilter {
 		config proto.Message
 		at     []place
 	}{
-		{faultFilter, &faultv3.HTTPFault{}, []place{outbound, gateway}}, // routes say what it does
+		{faultFilter, noFault(), []place{outbound, gateway}}, // routes say what it does
 		{routerFilter, &routerv3.Router{}, []place{inbound, outbound, gateway}},
 	} {
 		if slices.Contains(f.at, at) {
@@ -51,9 +51,12 @@ func (p *packer) filters(at place) []*hcmv3.HttpFilter {
 	return out
 }
 
+// noFault keeps Envoy from counting by a request header that anybody may set to anything.
+func noFault() *faultv3.HTTPFault { return &faultv3.HTTPFault{DisableDownstreamClusterStats: true} }
+
 // fault translates a route's fault.
 func fault(f *configs.Fault) *faultv3.HTTPFault {
-	m := &faultv3.HTTPFault{}
+	m := noFault()
 	if d := f.Delay; d != nil {
 		m.Delay = &commonfaultv3.FaultDelay{
 			FaultDelaySecifier: &commonfaultv3.FaultDelay_FixedDelay{FixedDelay: durationpb.New(time.Duration(d.FixedDelay))},

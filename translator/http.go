@@ -23,6 +23,7 @@ func (p *packer) manager(at place, statPrefix string, remove ...string) *hcmv3.H
 	return &hcmv3.HttpConnectionManager{
 		StatPrefix:                   statPrefix,
 		HttpFilters:                  p.filters(at),
+		AccessLog:                    p.requestLog(statPrefix),
 		StreamIdleTimeout:            durationpb.New(0), // routes bound requests; streams may be long
 		NormalizePath:                wrapperspb.Bool(true),
 		MergeSlashes:                 true,

@@ -12,6 +12,7 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/mesh"
@@ -32,6 +33,7 @@ func inboundListeners(px *mesh.Proxy, m *configs.Mesh) ([]*Resource, error) {
 			Name:             inListener(port),
 			Address:          socket(netip.AddrPortFrom(px.Address, port)),
 			TrafficDirection: corev3.TrafficDirection_INBOUND,
+			TcpKeepalive:     keepalive(),
 			ListenerFilters: []*listenerv3.ListenerFilter{{
 				Name:       "envoy.filters.listener.tls_inspector",
 				ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: p.any(&inspectorv3.TlsInspector{})},
@@ -51,6 +53,11 @@ func inboundListeners(px *mesh.Proxy, m *configs.Mesh) ([]*Resource, error) {
 	return out, nil
 }
 
+// keepalive notices a peer that is gone without a word within two minutes.
+func keepalive() *corev3.TcpKeepalive {
+	return &corev3.TcpKeepalive{KeepaliveTime: wrapperspb.UInt32(60), KeepaliveInterval: wrapperspb.UInt32(20), KeepaliveProbes: wrapperspb.UInt32(3)}
+}
+
 // inboundChain leads one port of one workload to its application. SNI and ALPN pick it.
 func (p *packer) inboundChain(w *mesh.Workload, port registry.WorkloadPort, m *configs.Mesh) *listenerv3.FilterChain {
 	name := localCluster(w, port.Number)
@@ -58,7 +65,7 @@ func (p *packer) inboundChain(w *mesh.Workload, port registry.WorkloadPort, m *c
 	filter := p.managerFilter(p.inboundManager(name))
 	if !port.Protocol.IsHTTP() {
 		alpn = []string{tcpALPN}
-		filter = p.tcpProxy(name, name)
+		filter = p.inboundTCP(name)
 	}
 	return &listenerv3.FilterChain{
 		Name: name,
@@ -98,9 +105,12 @@ func (p *packer) inboundManager(name string) *hcmv3.HttpConnectionManager {
 	return m
 }
 
-func (p *packer) tcpProxy(statPrefix, cluster string) *listenerv3.Filter {
+// inboundTCP has no idle timeout, which the caller's proxy has; keep-alives notice a caller's host that vanished.
+func (p *packer) inboundTCP(name string) *listenerv3.Filter {
 	return p.network("envoy.filters.network.tcp_proxy", &tcpv3.TcpProxy{
-		StatPrefix:       statPrefix,
-		ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster},
+		StatPrefix:       name,
+		ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: name},
+		IdleTimeout:      durationpb.New(0),
+		AccessLog:        p.connectionLog(name),
 	})
 }

@@ -42,6 +42,9 @@ func clusterName(r mesh.ClusterRef) string {
 	return s
 }
 
+// missingCluster names a cluster that does not exist.
+func missingCluster(r mesh.ClusterRef) string { return "missing/" + clusterName(r) }
+
 // sni is the server name on mesh connections to a service's port: "9080.reviews.default.mesh".
 func sni(n registry.Name, port uint16, domain string) string {
 	return fmt.Sprintf("%d.%s.%s.%s", port, n.Name, n.Namespace, domain)

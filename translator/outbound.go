@@ -11,6 +11,7 @@ import (
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/mesh"
 )
 
@@ -18,7 +19,8 @@ import (
 const connectAttempts = 3
 
 // outboundListener translates one upstream of a caller. Equal callers on all hosts share the resource.
-func outboundListener(s *mesh.Scope, u *mesh.ScopeUpstream) (*Resource, error) {
+// idle is the idle timeout of TCP connections, nil for Envoy's hour.
+func outboundListener(s *mesh.Scope, u *mesh.ScopeUpstream, idle *configs.Duration) (*Resource, error) {
 	var p packer
 	name := outListener(s.Service, u)
 	l := &listenerv3.Listener{
@@ -44,6 +46,8 @@ func outboundListener(s *mesh.Scope, u *mesh.ScopeUpstream) (*Resource, error) {
 				StatPrefix:         stat,
 				ClusterSpecifier:   &tcpv3.TcpProxy_Cluster{Cluster: to},
 				MaxConnectAttempts: wrapperspb.UInt32(connectAttempts),
+				IdleTimeout:        duration(idle),
+				AccessLog:          p.connectionLog(stat),
 			}),
 		}
 	}

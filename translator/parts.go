@@ -2,8 +2,8 @@ package translator
 
 import (
 	"slices"
-	"strings"
 
+	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/mesh"
 	"github.com/wattle-mesh/wattle/registry"
 )
@@ -12,7 +12,13 @@ import (
 type serviceOut struct {
 	name  registry.Name
 	parts []part
-	ports []uint16
+	ports []portOut
+}
+
+// portOut is what is remembered of a port beside its resources.
+type portOut struct {
+	number uint16
+	idle   *configs.Duration // TCP: the idle timeout that callers' listeners hold
 }
 
 // part is one resource and the part of the view that it was made of.
@@ -45,13 +51,18 @@ func (t *transaction) service(n registry.Name) {
 	now := &serviceOut{name: n}
 	if s := t.v.Service(n); s != nil {
 		for _, p := range s.Ports {
-			now.ports = append(now.ports, p.Number)
+			now.ports = append(now.ports, portOut{p.Number, tcpIdle(p)})
 			t.port(old, now, p)
 		}
 	}
-	for _, number := range old.ports {
-		if !slices.Contains(now.ports, number) {
-			t.scope(portScope(n, number), nil)
+	for _, p := range old.ports {
+		if now.port(p.number) == nil {
+			t.scope(portScope(n, p.number), nil)
+		}
+	}
+	for _, p := range now.ports {
+		if was := old.port(p.number); was != nil && !sameDuration(was.idle, p.idle) {
+			t.retimed = append(t.retimed, mesh.ClusterRef{Service: n, Port: p.number})
 		}
 	}
 	t.swap(resourcesOf(old.parts, now.parts), resourcesOf(now.parts, old.parts))
@@ -60,6 +71,31 @@ func (t *transaction) service(n registry.Name) {
 		return
 	}
 	t.services.Insert(key, now)
+}
+
+// port returns what is remembered of a port, or nil.
+func (s *serviceOut) port(number uint16) *portOut {
+	for i := range s.ports {
+		if s.ports[i].number == number {
+			return &s.ports[i]
+		}
+	}
+	return nil
+}
+
+// tcpIdle returns the idle timeout of connections to a TCP port, nil for the default.
+func tcpIdle(p *mesh.Port) *configs.Duration {
+	if p.Protocol.IsHTTP() || len(p.Clusters) == 0 {
+		return nil
+	}
+	if pool := p.Clusters[0].Traffic.ConnectionPool; pool != nil && pool.TCP != nil {
+		return pool.TCP.IdleTimeout
+	}
+	return nil
+}
+
+func sameDuration(a, b *configs.Duration) bool {
+	return a == b || a != nil && b != nil && *a == *b
 }
 
 // resourcesOf lists the resources of a that b has not.
@@ -76,7 +112,7 @@ func resourcesOf(a, b []part) []*Resource {
 // port translates a service's port. What kept its pointer keeps its resource.
 func (t *transaction) port(old, now *serviceOut, p *mesh.Port) {
 	add := func(from any, make func() (*Resource, error)) {
-		if !t.full {
+		if !t.remake {
 			if i := slices.IndexFunc(old.parts, func(o part) bool { return o.from == from }); i >= 0 {
 				now.parts = append(now.parts, old.parts[i])
 				return
@@ -137,10 +173,13 @@ func (t *transaction) caller(key string) {
 		t.scope(callerScope(key), nil)
 		return
 	}
+	if old.from == s && t.full && !t.remake && !t.callsRetimed(s) {
+		return
+	}
 	now := &callerOut{from: s}
 	scope := &Scope{Name: callerScope(key)}
 	for _, u := range s.Upstreams {
-		r, err := outboundListener(s, u)
+		r, err := outboundListener(s, u, t.idleOf(u))
 		if t.fail(err) {
 			continue
 		}
@@ -157,13 +196,26 @@ func (t *transaction) caller(key string) {
 	t.scope(scope.Name, scope)
 }
 
+// idleOf returns the idle timeout of connections to an upstream.
+func (t *transaction) idleOf(u *mesh.ScopeUpstream) *configs.Duration {
+	if s, ok := t.services.Get([]byte(u.Service.String())); ok {
+		if p := s.port(u.Port); p != nil {
+			return p.idle
+		}
+	}
+	return nil
+}
+
 // proxy translates what only one proxy has.
 func (t *transaction) proxy(id string) {
 	old, _ := t.proxies.Get([]byte(id))
 	if old == nil {
 		old = &proxyOut{}
 	}
-	px, _ := t.v.Proxies.Get([]byte(id))
+	px := t.v.Proxy(id)
+	if old.from == px && px != nil && t.full && !t.remake {
+		return
+	}
 	t.proxied[id] = true
 	if px == nil {
 		t.swap(old.all, nil)
@@ -229,17 +281,11 @@ func (t *transaction) own(px *mesh.Proxy) ([]*Resource, error) {
 // plan translates the plan of a host of which some proxy changed.
 func (t *transaction) plan(host string) {
 	id := host + "/host"
-	px, _ := t.v.Proxies.Get([]byte(id))
+	px := t.v.Proxy(id)
 	if px == nil {
 		return
 	}
-	var all []*mesh.Proxy
-	it := t.v.Proxies.Root().Iterator()
-	it.SeekPrefix([]byte(host + "/"))
-	for k, p, ok := it.Next(); ok && strings.HasPrefix(string(k), host+"/"); k, p, ok = it.Next() {
-		all = append(all, p)
-	}
-	r, err := plan(px, all, t.v.Mesh.TrustDomain)
+	r, err := plan(px, t.v.On(host), t.v.Mesh.TrustDomain)
 	if t.fail(err) {
 		return
 	}

@@ -2,7 +2,9 @@ package translator
 
 import (
 	"net"
+	"regexp"
 	"strconv"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -111,23 +113,36 @@ func action(spec *configs.HTTPRoute, match *configs.HTTPMatch, to []mesh.Destina
 	}
 	weighted := &routev3.WeightedCluster{}
 	for _, d := range to {
-		// A share of a missing destination names a cluster that does not exist: Envoy answers 503 for that share.
+		name := clusterName(d.ClusterRef)
+		if d.Missing {
+			name = missingCluster(d.ClusterRef) // Envoy has no such cluster: it answers 503 (NC) for that share
+		}
 		weighted.Clusters = append(weighted.Clusters, &routev3.WeightedCluster_ClusterWeight{
-			Name: clusterName(d.ClusterRef), Weight: wrapperspb.UInt32(d.Weight),
+			Name: name, Weight: wrapperspb.UInt32(d.Weight),
 		})
 	}
 	a.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: weighted}
 	return a
 }
 
-// rewrite changes the path: the matched prefix, or all of it if the match was exact or a regex.
+// rewrite changes the path: the matched prefix, or all of it if the match was exact or a regex. As in Istio, a prefix
+// without a slash at its end that becomes "/" takes the slash after it along: of /api/x remains /x, not //x.
 func rewrite(a *routev3.RouteAction, w *configs.Rewrite, match *configs.HTTPMatch) {
-	if w.URI != "" {
-		if match.URI != nil && match.URI.Regex != nil {
-			a.RegexRewrite = &matcherv3.RegexMatchAndSubstitute{Pattern: regex("^/.*$"), Substitution: w.URI}
-		} else {
-			a.PrefixRewrite = w.URI
+	var prefix string
+	if match.URI != nil && match.URI.Prefix != nil {
+		prefix = *match.URI.Prefix
+	}
+	switch {
+	case w.URI == "":
+	case match.URI != nil && match.URI.Regex != nil:
+		literal := strings.ReplaceAll(w.URI, `\`, `\\`)
+		a.RegexRewrite = &matcherv3.RegexMatchAndSubstitute{Pattern: regex("^/.*$"), Substitution: literal}
+	case w.URI == "/" && prefix != "" && !strings.HasSuffix(prefix, "/"):
+		a.RegexRewrite = &matcherv3.RegexMatchAndSubstitute{
+			Pattern: regex("^" + regexp.QuoteMeta(prefix) + "/?(.*)"), Substitution: `/\1`,
 		}
+	default:
+		a.PrefixRewrite = w.URI
 	}
 	if w.Authority != "" {
 		a.HostRewriteSpecifier = &routev3.RouteAction_HostRewriteLiteral{HostRewriteLiteral: w.Authority}

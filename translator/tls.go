@@ -42,8 +42,12 @@ func (p *packer) callerCertificate(prefetch []string) *corev3.TypedExtensionConf
 	})
 }
 
-// upstreamTLS calls mesh endpoints: they must have one of the identities.
+// upstreamTLS calls mesh endpoints: they must have one of the identities. Without any, no endpoint is believed: Envoy
+// would take no names as all names.
 func (p *packer) upstreamTLS(serverName string, identities, prefetch []string) *corev3.TransportSocket {
+	if len(identities) == 0 {
+		identities = []string{""}
+	}
 	san := make([]*matcherv3.StringMatcher, len(identities))
 	for i, id := range identities {
 		san[i] = &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: id}}

@@ -6,15 +6,17 @@ import (
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
+	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/mesh"
 	"github.com/wattle-mesh/wattle/registry"
 )
 
 // transaction is one Translate: the trees it changes, and what it has touched.
 type transaction struct {
-	v    *mesh.View
-	prev *Output
-	full bool // everything may differ, not only what the view says
+	v      *mesh.View
+	prev   *Output
+	full   bool // what the view says has changed is not all: look at everything
+	remake bool // what every resource depends on has changed: nothing is kept
 
 	services  *iradix.Txn[*serviceOut]
 	callers   *iradix.Txn[*callerOut]
@@ -22,6 +24,7 @@ type transaction struct {
 	resources *iradix.Txn[*held]
 	scopes    *iradix.Txn[*Scope]
 
+	retimed []mesh.ClusterRef // TCP ports whose idle timeout changed: their callers' listeners hold it
 	touched map[Key]bool
 	scoped  map[string]bool // scopes
 	proxied map[string]bool // proxies
@@ -29,7 +32,8 @@ type transaction struct {
 }
 
 func begin(prev *Output, v *mesh.View) *transaction {
-	full := prev == nil || prev.gen != v.PrevGen || prev.mesh != *v.Mesh
+	remake := prev == nil || !sameMesh(prev.mesh, *v.Mesh)
+	full := remake || prev.gen != v.PrevGen
 	if prev == nil {
 		prev = &Output{
 			services: iradix.New[*serviceOut](), callers: iradix.New[*callerOut](), proxies: iradix.New[*proxyOut](),
@@ -37,11 +41,17 @@ func begin(prev *Output, v *mesh.View) *transaction {
 		}
 	}
 	return &transaction{
-		v: v, prev: prev, full: full,
+		v: v, prev: prev, full: full, remake: remake,
 		services: prev.services.Txn(), callers: prev.callers.Txn(), proxies: prev.proxies.Txn(),
 		resources: prev.resources.Txn(), scopes: prev.scopes.Txn(),
 		touched: map[Key]bool{}, scoped: map[string]bool{}, proxied: map[string]bool{},
 	}
+}
+
+// sameMesh reports whether a and b make the same resources. Where the block stands does not matter.
+func sameMesh(a, b configs.Mesh) bool {
+	a.Origin, b.Origin = "", ""
+	return a == b
 }
 
 // changedServices lists the services to look at. In a full transaction those are all of now and before.
@@ -58,10 +68,25 @@ func (t *transaction) changedServices() []registry.Name {
 }
 
 func (t *transaction) changedCallers() []string {
-	if !t.full {
+	if t.full {
+		return union(t.prev.callers, t.v.Scopes)
+	}
+	if len(t.retimed) == 0 {
 		return t.v.Changed.Scopes
 	}
-	return union(t.prev.callers, t.v.Scopes)
+	keys := map[string]bool{}
+	for _, k := range t.v.Changed.Scopes {
+		keys[k] = true
+	}
+	walk(t.v.Scopes, func(k string, s *mesh.Scope) { keys[k] = keys[k] || t.callsRetimed(s) })
+	return slices.DeleteFunc(sortedKeys(keys), func(k string) bool { return !keys[k] })
+}
+
+// callsRetimed reports whether a listener of the scope has the idle timeout of a port whose idle timeout changed.
+func (t *transaction) callsRetimed(s *mesh.Scope) bool {
+	return slices.ContainsFunc(s.Upstreams, func(u *mesh.ScopeUpstream) bool {
+		return slices.Contains(t.retimed, mesh.ClusterRef{Service: u.Service, Port: u.Port})
+	})
 }
 
 func (t *transaction) changedProxies() []string {
