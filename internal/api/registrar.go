@@ -151,10 +151,13 @@ func (r *Registrar) SetPolicy(p *configs.Policy) {
 	if old != nil && slices.Equal(old.Hosts, p.Hosts) && slices.Equal(old.Gateways, p.Gateways) {
 		return
 	}
+	moved := false
 	for _, h := range r.hosts {
-		r.judge(h)
+		moved = r.judge(h) || moved
 	}
-	r.rebuild()
+	if moved {
+		r.rebuild()
+	}
 }
 
 // regrant reads a node's grant again.
@@ -167,16 +170,21 @@ func (r *Registrar) regrant(node string) error {
 	}
 	h := r.host(node)
 	h.grant = n.Grant
-	r.judge(h)
-	r.rebuild()
+	if r.judge(h) {
+		r.rebuild()
+	}
 	return nil
 }
 
-// judge decides again what of a host's report counts. The caller holds r.mu.
-func (r *Registrar) judge(h *host) {
+// judge decides again what of a host's report counts. It reports whether the services may have changed. The caller
+// holds r.mu.
+func (r *Registrar) judge(h *host) (changed bool) {
+	was := h.block
 	if h.judge(r.policy) {
 		r.unsaved[h.name] = true
+		r.poke()
 	}
+	return h.block != was
 }
 
 // rebuild makes the services of what counts now. The caller holds r.mu.
@@ -217,8 +225,9 @@ func (r *Registrar) take(node string, stream uint64, said said) (sick bool, refu
 		r.health = next
 	}
 	h.said = h.said.with(said)
-	r.judge(h)
-	r.rebuild()
+	if r.judge(h) {
+		r.rebuild()
+	}
 	return sick, h.refused, nil
 }
 
