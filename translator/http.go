@@ -59,6 +59,11 @@ func outside() []string {
 	}
 }
 
+// inside lists the response headers that tell of what is behind a gateway: clients outside do not get them.
+func inside() []string {
+	return []string{"x-envoy-attempt-count", "x-envoy-decorator-operation", "x-envoy-overloaded", "x-envoy-upstream-service-time"}
+}
+
 // sayUnprocessed marks the answers that Envoy itself gives because the application has not seen the request: its port
 // refused (UF) or it has no endpoint (UH). An application's own header of that name is removed by the route.
 func sayUnprocessed() *hcmv3.LocalReplyConfig {

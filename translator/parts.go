@@ -125,7 +125,7 @@ func (t *transaction) port(old, now *serviceOut, p *mesh.Port) {
 	}
 	scope := &Scope{Name: portScope(p.Service, p.Number)}
 	if p.Routes != nil {
-		add(p.Routes, func() (*Resource, error) { return routes(p.Routes) })
+		add(p.Routes, func() (*Resource, error) { return routes(p.Routes, outbound) })
 		scope.Keys = append(scope.Keys, Key{Type: Route, Name: p.Routes.Name})
 	}
 	for i, c := range p.Clusters {
@@ -269,7 +269,7 @@ func (t *transaction) own(px *mesh.Proxy) ([]*Resource, error) {
 	if px.Gateway != nil {
 		for _, s := range px.Gateway.Servers {
 			add(gatewayListener(px, s))
-			add(routes(s.Routes)) // the hosts of one gateway share them
+			add(routes(s.Routes, gateway)) // the hosts of one gateway share them
 		}
 	}
 	if ids := identities(px); len(ids) > 0 {

@@ -17,17 +17,23 @@ import (
 	"github.com/wattle-mesh/wattle/internal/mesh"
 )
 
-// routes translates the routing of a service port or a gateway server.
-func routes(r *mesh.Routes) (*Resource, error) {
+// routes translates the routing of a service port or, at gateway, of a gateway's server. Callers in the mesh learn how
+// many attempts a request took, clients outside do not.
+func routes(r *mesh.Routes, at place) (*Resource, error) {
 	var p packer
 	m := p.routeConfiguration(r.Name)
 	m.IgnorePortInHostMatching = true
+	if at == gateway {
+		m.ResponseHeadersToRemove = append(m.ResponseHeadersToRemove, inside()...)
+	}
 	origin := ""
 	for _, vh := range r.VirtualHosts {
 		if origin == "" {
 			origin = vh.Origin
 		}
-		m.VirtualHosts = append(m.VirtualHosts, p.virtualHost(vh))
+		v := p.virtualHost(vh)
+		v.IncludeAttemptCountInResponse = at != gateway
+		m.VirtualHosts = append(m.VirtualHosts, v)
 	}
 	return p.encode(Key{Type: Route, Name: r.Name}, m, origin)
 }
@@ -42,7 +48,7 @@ func (p *packer) routeConfiguration(name string) *routev3.RouteConfiguration {
 }
 
 func (p *packer) virtualHost(vh *mesh.VirtualHost) *routev3.VirtualHost {
-	m := &routev3.VirtualHost{Name: vh.Name, Domains: vh.Domains, IncludeAttemptCountInResponse: true}
+	m := &routev3.VirtualHost{Name: vh.Name, Domains: vh.Domains}
 	for _, rule := range vh.Rules {
 		m.Routes = append(m.Routes, p.rule(rule)...)
 	}
