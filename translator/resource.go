@@ -65,7 +65,7 @@ type Proxy struct {
 
 // Changes is what differs between two outputs. A consumer that applies every Changes in order has the whole.
 type Changes struct {
-	Resources   []*Resource // added or changed
+	Resources   []*Resource // added or changed; of the version it had if only its Origin moved
 	Removed     []Key
 	Scopes      []*Scope // added or changed
 	GoneScopes  []string

@@ -124,7 +124,7 @@ func (t *transaction) swap(had, has []*Resource) {
 		users := 1
 		if ok {
 			users += h.users
-			if h.Version == r.Version {
+			if h.Version == r.Version && h.Origin == r.Origin {
 				r = h.Resource
 			}
 		}
@@ -181,7 +181,7 @@ func (t *transaction) finish() *Output {
 		was, had := t.prev.resources.Get(k.index())
 		now, has := o.resources.Get(k.index())
 		switch {
-		case has && (!had || was.Version != now.Version):
+		case has && (!had || was.Version != now.Version || was.Origin != now.Origin):
 			c.Resources = append(c.Resources, now.Resource)
 		case had && !has:
 			c.Removed = append(c.Removed, k)
