@@ -1,0 +1,187 @@
+package pipeline
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/internal/mesh"
+	"github.com/wattle-mesh/wattle/registry"
+	"github.com/wattle-mesh/wattle/registry/static"
+	"github.com/wattle-mesh/wattle/translator"
+)
+
+// round is the loop goroutine's own state: what the stages last made.
+type round struct {
+	l       *Loop
+	loader  *configs.Loader
+	own     static.Memo         // the policy folder's services, pointers kept
+	pending *configs.Policy     // loads, but names what no registry knows: tried again when the world changes
+	refused configs.Diagnostics // why the folder's policy is not in force; none: it is
+	warned  configs.Diagnostics // about what is in force
+	state   State
+}
+
+func newRound(l *Loop) (*round, error) {
+	ports, err := l.o.Revisions.Allotment()
+	if err != nil {
+		return nil, fmt.Errorf("read the allotted mesh ports: %w", err)
+	}
+	return &round{l: l, loader: configs.NewLoader(l.o.Config), state: State{View: &mesh.View{Ports: ports}}}, nil
+}
+
+// run brings a new policy into force if there is one and it is good; else the world's changes with the policy
+// that is in force.
+func (r *round) run(folder, world bool) {
+	began := time.Now()
+	if folder {
+		r.load()
+	}
+	if r.pending != nil {
+		// The first policy is taken as it is: there is nothing older to keep.
+		next, diags := r.build(r.pending)
+		if next != nil && (r.state.Policy == nil || !r.fresh(diags).HasErrors()) {
+			r.pending = nil
+			r.refuse(nil)
+			r.commit(next, diags, began)
+			return
+		}
+		r.refuse(diags)
+	}
+	if r.state.Policy == nil || !world {
+		r.show(r.refused)
+		return
+	}
+	next, diags := r.build(r.state.Policy)
+	if next == nil {
+		r.l.o.Log.Error("a change of the catalog cannot be translated, what is in force stays", "errors", diags.Error())
+		r.show(diags)
+		return
+	}
+	r.commit(next, diags, began)
+}
+
+// load reads the folder. A policy that differs from the one in force becomes pending.
+func (r *round) load() {
+	policy, diags := r.loader.Load(r.l.o.Dir)
+	r.pending = nil
+	switch {
+	case diags.HasErrors():
+		r.refuse(diags)
+	case r.l.o.TrustDomain != "" && policy.Mesh.TrustDomain != r.l.o.TrustDomain:
+		r.refuse(configs.Diagnostics{foreign(policy.Mesh, r.l.o.TrustDomain)})
+	case Same(policy, r.state.Policy):
+		r.refuse(nil)
+	default:
+		r.pending = policy
+	}
+}
+
+// refuse notes why the folder's policy is not in force, or with none that it is, and says so when that is news.
+func (r *round) refuse(diags configs.Diagnostics) {
+	was := r.refused
+	r.refused = r.loader.Locate(diags)
+	switch {
+	case slices.Equal(was, r.refused):
+	case len(diags) == 0:
+		r.l.o.Log.Info("the policy folder is valid again")
+	default:
+		var text strings.Builder
+		_ = r.refused.WriteText(&text, false) // a Builder takes everything
+		r.l.o.Log.Error(fmt.Sprintf("policy rejected, revision %d stays in force\n%s", r.state.Revision, strings.TrimSpace(text.String())))
+	}
+}
+
+// show publishes the state with what is wrong; if that is nothing, with the warnings of what is in force.
+func (r *round) show(diags configs.Diagnostics) {
+	s := r.state
+	s.Rejected = len(r.refused) > 0
+	s.Diagnostics = diags
+	if len(diags) == 0 {
+		s.Diagnostics = r.warned
+	}
+	r.state = s
+	r.l.state.Store(&s)
+}
+
+// build takes a policy through the stages. It gives nil if the last of them fails.
+func (r *round) build(policy *configs.Policy) (*State, configs.Diagnostics) {
+	next := r.state
+	next.Policy = policy
+	sets := append([]registry.Set{{Name: policySet, Services: r.own.Services(policy)}}, r.l.o.Registries.Sets()...)
+	next.Catalog = registry.Merge(r.state.Catalog, sets, r.health())
+	var diags configs.Diagnostics
+	next.View, diags = mesh.Resolve(r.state.View, next.Catalog, policy)
+	out, err := translator.Translate(r.state.Output, next.View)
+	if err != nil {
+		return nil, append(diags, untranslatable(err))
+	}
+	next.Output = out
+	return &next, diags
+}
+
+// fresh leaves out of what is wrong with a pending policy what is wrong with the one in force, too: a service that
+// vanished must not keep other changes out.
+func (r *round) fresh(diags configs.Diagnostics) configs.Diagnostics {
+	if !diags.HasErrors() {
+		return nil
+	}
+	_, old := r.build(r.state.Policy)
+	return slices.DeleteFunc(slices.Clone(diags), func(d configs.Diagnostic) bool {
+		return slices.ContainsFunc(old, func(o configs.Diagnostic) bool { return o.Code == d.Code && o.Summary == d.Summary })
+	})
+}
+
+func (r *round) health() registry.HealthMap {
+	if r.l.o.Health == nil {
+		return nil
+	}
+	return r.l.o.Health()
+}
+
+// commit brings next into force and publishes what it changes.
+func (r *round) commit(next *State, diags configs.Diagnostics, began time.Time) {
+	n := news{what: "catalog: " + list(next.Catalog.Changed)}
+	if next.Policy != r.state.Policy {
+		next.Revision = r.number(next.Policy)
+		n = news{fmt.Sprintf("revision %d: %s", next.Revision, describe(r.state.Policy, next.Policy)), true}
+	}
+	next.Rejected = len(r.refused) > 0
+	next.Diagnostics = r.refused
+	r.warned = r.loader.Locate(warnings(diags))
+	if !next.Rejected {
+		next.Diagnostics = r.warned
+	}
+	if !maps.Equal(next.View.Ports, r.state.View.Ports) {
+		if err := r.l.o.Revisions.SetAllotment(next.View.Ports); err != nil {
+			r.l.o.Log.Error("keep the allotted mesh ports", "error", err)
+		}
+	}
+	first := !r.state.Ready
+	next.Ready, next.Changed = true, began
+	r.state = *next
+	r.l.state.Store(next)
+	if n.revision && r.l.o.OnPolicy != nil {
+		r.l.o.OnPolicy(next.Policy)
+	}
+	r.l.publish(next.Output.Changes, n)
+	if first {
+		close(r.l.ready)
+	}
+}
+
+// number gives a policy its revision: the number it had if it was in force when the server stopped.
+func (r *round) number(p *configs.Policy) uint64 {
+	sum, err := hash(p)
+	if err == nil {
+		var n uint64
+		if n, err = r.l.o.Revisions.Revision(sum); err == nil {
+			return n
+		}
+	}
+	r.l.o.Log.Error("number the revision", "error", err)
+	return r.state.Revision + 1
+}
