@@ -133,25 +133,41 @@ func limited(t *testing.T) context.Context {
 	return ctx
 }
 
-// endpoints lists the addresses at which the catalog has a service of the default namespace.
-func (m *mesh) endpoints(t *testing.T, service string) string {
-	t.Helper()
+// endpoint is one endpoint of the catalog.
+type endpoint struct {
+	Address, Health, Reason string
+	ServicePort             uint16 `json:"service_port"`
+}
+
+// endpoints lists what the catalog has of a service of the default namespace.
+func (m *mesh) endpoints(service string) ([]endpoint, error) {
 	var catalog struct {
 		Services []struct {
 			Namespace, Name string
-			Endpoints       []struct{ Address string }
+			Endpoints       []endpoint
 		}
 	}
 	if err := m.get("/v1/catalog", &catalog); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	var out []string
 	for _, s := range catalog.Services {
 		if s.Namespace == "default" && s.Name == service {
-			for _, e := range s.Endpoints {
-				out = append(out, e.Address)
-			}
+			return s.Endpoints, nil
 		}
 	}
-	return strings.Join(out, " ")
+	return nil, nil
+}
+
+// isUnhealthy waits until the catalog has shop's endpoints at an address as unhealthy.
+func (m *mesh) isUnhealthy(t *testing.T, address string) {
+	t.Helper()
+	eventually(t, address+" to be unhealthy", func() error {
+		all, err := m.endpoints("shop")
+		for _, e := range all {
+			if e.Address == m.at(address) && e.Health != "unhealthy" {
+				err = fmt.Errorf("it is %+v", e)
+			}
+		}
+		return err
+	})
 }

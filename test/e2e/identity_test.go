@@ -225,8 +225,8 @@ service "extra" {
 		t.Errorf("answers of shop: %v, want all by h2", got)
 	}
 	for service, want := range map[string]string{"shop": "127.0.X.12", "extra": "127.0.X.18"} {
-		if got := m.endpoints(t, service); got != m.at(want) {
-			t.Errorf("endpoints of %s: %s, want %s", service, got, m.at(want))
+		if got, err := m.endpoints(service); err != nil || len(got) != 1 || got[0].Address != m.at(want) {
+			t.Errorf("endpoints of %s: %+v, %v, want %s", service, got, err, m.at(want))
 		}
 	}
 	// extra's name is answered at h8's mesh port, shop's is not: there is no certificate for it.
