@@ -194,17 +194,18 @@ func (a *answers) look() {
 
 // settled reports whether an Envoy is there and has answered everything, up to its listeners: it asks for them last.
 func (a *answers) settled() bool {
-	for _, p := range a.local.Proxies() {
-		listens := false
-		for _, t := range p.Types {
-			if t.Nack == nil && t.Acked != t.Sent {
-				return false
-			}
-			listens = listens || t.Type == translator.Listener.String()
-		}
-		return p.Connected && listens
+	all := a.local.Proxies() // the one
+	if len(all) == 0 || !all[0].Connected {
+		return false
 	}
-	return false
+	listens := false
+	for _, t := range all[0].Types {
+		if t.Nack == nil && t.Acked != t.Sent {
+			return false
+		}
+		listens = listens || t.Type == translator.Listener.String()
+	}
+	return listens
 }
 
 func (a *answers) release(nacks map[string]*xds.Nack) {

@@ -11,20 +11,20 @@ import (
 	"time"
 
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
-	"github.com/wattle-mesh/wattle/registry"
 )
 
 // workload names one of this host's workloads.
 type workload struct {
-	service  registry.Name
-	instance string
+	namespace, service, instance string
 }
 
 func workloadOf(w *planpb.Workload) workload {
-	return workload{registry.Name{Namespace: w.GetNamespace(), Name: w.GetService()}, w.GetInstance()}
+	return workload{w.GetNamespace(), w.GetService(), w.GetInstance()}
 }
 
-func (w workload) String() string { return strings.TrimSuffix(w.service.String()+"/"+w.instance, "/") }
+func (w workload) String() string {
+	return strings.TrimSuffix(w.namespace+"/"+w.service+"/"+w.instance, "/")
+}
 
 // health is what the checks of a workload say together. A workload counts as healthy when each of its checks has
 // succeeded; one whose first check has not ended yet is not known.

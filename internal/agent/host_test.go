@@ -122,6 +122,7 @@ func TestAnAgentThatComesBackTakesNothingFromItsEnvoy(t *testing.T) {
 	w.listen()
 	w.policy(twoServices)
 	w.application("ADDR:9080")
+	w.application("ADDR:9070")
 	stop := w.join()
 	w.answers("ADDR:10080", 200)
 	before, stats := w.envoys(), w.counters()
@@ -130,6 +131,9 @@ func TestAnAgentThatComesBackTakesNothingFromItsEnvoy(t *testing.T) {
 	stop() // Envoy lives on, and the server goes away
 	w.stop()
 	w.answers("ADDR:10080", 200)
+	if got := w.answers("ADDR:10070", 200); !strings.Contains(got, svc("batch")) { // its first call
+		t.Errorf("web was called by %q", got)
+	}
 	w.start(nil)
 	w.wait("Envoy to have found the new agent", func() error {
 		if s, err := w.admin("host", "/stats?filter=control_plane.connected_state"); err != nil || !strings.Contains(s, ": 1") {
@@ -141,7 +145,6 @@ func TestAnAgentThatComesBackTakesNothingFromItsEnvoy(t *testing.T) {
 
 	w.listen()
 	w.policy(strings.Replace(twoServices, `upstream "web" { bind = "ADDR:10070" }`, `upstream "web" { bind = "ADDR:10071" }`, 1))
-	w.application("ADDR:9070")
 	w.answers("ADDR:10071", 200) // what is new arrives
 	if after := w.envoys(); !slices.Equal(before, after) {
 		t.Errorf("Envoys were %v, are %v", before, after)

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -273,30 +272,4 @@ func (s sources) equal(o sources) bool {
 		}
 	}
 	return true
-}
-
-// makeSecrets makes the secrets of a proxy from the certificates that the host has.
-func makeSecrets(cred *credential, leaves map[string]*leaf) (map[string]*translator.Resource, error) {
-	out := map[string]*translator.Resource{}
-	add := func(s *translator.Resource, err error) error {
-		if err == nil {
-			out[s.Name] = s
-		}
-		return err
-	}
-	key, err := keyPEM(cred.signer())
-	if err != nil {
-		return nil, err
-	}
-	errs := []error{
-		add(trustSecret(certsPEM(cred.roots.der))),
-		add(certificateSecret(ownSecret, certsPEM(cred.cert.Certificate), key)),
-	}
-	for id, l := range leaves {
-		errs = append(errs, add(certificateSecret(inboundSecret+id, l.chain, l.key)), add(certificateSecret(outboundSecret+id, l.chain, l.key)))
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("secrets: %w", err)
-	}
-	return out, nil
 }

@@ -145,7 +145,7 @@ func (r *reporter) report(plan *planpb.HostPlan, local *registrations, checked m
 			continue
 		}
 		out.Health = append(out.Health, &apipb.HealthReport{
-			Namespace: key.service.Namespace, Service: key.service.Name, Instance: key.instance,
+			Namespace: key.namespace, Service: key.service, Instance: key.instance,
 			Healthy: h.healthy, Reason: h.reason,
 		})
 	}

@@ -3,6 +3,7 @@ package agent
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -22,6 +23,32 @@ const (
 	ownSecret      = "out:self"
 	rootsSecret    = "roots"
 )
+
+// makeSecrets makes the secrets of a proxy from the certificates that the host has.
+func makeSecrets(cred *credential, leaves map[string]*leaf) (map[string]*translator.Resource, error) {
+	out := map[string]*translator.Resource{}
+	add := func(s *translator.Resource, err error) error {
+		if err == nil {
+			out[s.Name] = s
+		}
+		return err
+	}
+	key, err := keyPEM(cred.signer())
+	if err != nil {
+		return nil, err
+	}
+	errs := []error{
+		add(trustSecret(certsPEM(cred.roots.der))),
+		add(certificateSecret(ownSecret, certsPEM(cred.cert.Certificate), key)),
+	}
+	for id, l := range leaves {
+		errs = append(errs, add(certificateSecret(inboundSecret+id, l.chain, l.key)), add(certificateSecret(outboundSecret+id, l.chain, l.key)))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("secrets: %w", err)
+	}
+	return out, nil
+}
 
 // certificateSecret makes the secret of a certificate with its key. Its version has nothing of the key.
 func certificateSecret(name string, chain, key []byte) (*translator.Resource, error) {

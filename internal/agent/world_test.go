@@ -3,16 +3,11 @@ package agent
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -22,15 +17,11 @@ import (
 	"testing"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/status"
 
 	"github.com/wattle-mesh/wattle/adapters/process"
 	"github.com/wattle-mesh/wattle/configs"
@@ -38,7 +29,6 @@ import (
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 	"github.com/wattle-mesh/wattle/internal/ca"
 	"github.com/wattle-mesh/wattle/internal/mesh"
-	"github.com/wattle-mesh/wattle/internal/spiffe"
 	"github.com/wattle-mesh/wattle/internal/xds"
 	"github.com/wattle-mesh/wattle/registry"
 	"github.com/wattle-mesh/wattle/registry/static"
@@ -138,38 +128,6 @@ func (w *world) listen() {
 	w.t.Cleanup(w.stop)
 }
 
-func (w *world) authorize(ctx context.Context, node *corev3.Node) (string, error) {
-	leaf, err := w.caller(ctx)
-	if err != nil {
-		return "", err
-	}
-	id, err := spiffe.FromCertificate(leaf)
-	if err != nil || !strings.HasPrefix(node.GetId(), id.Name+"/") {
-		return "", status.Errorf(codes.PermissionDenied, "%s is not for %s: %v", node.GetId(), id, err)
-	}
-	return node.GetId(), nil
-}
-
-// caller returns the verified certificate of a call.
-func (w *world) caller(ctx context.Context) (*x509.Certificate, error) {
-	leaf, chain := peerCertificate(ctx)
-	between := x509.NewCertPool()
-	for _, c := range chain {
-		between.AddCert(c)
-	}
-	_, err := leaf.Verify(x509.VerifyOptions{Roots: w.ca.Pool(), Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	if err != nil {
-		return nil, status.Error(codes.Unauthenticated, err.Error())
-	}
-	return leaf, nil
-}
-
-func peerCertificate(ctx context.Context) (leaf *x509.Certificate, between []*x509.Certificate) {
-	p, _ := peer.FromContext(ctx)
-	chain := p.AuthInfo.(credentials.TLSInfo).State.PeerCertificates
-	return chain[0], chain[1:]
-}
-
 // policy publishes what a policy file says.
 func (w *world) policy(text string) {
 	w.t.Helper()
@@ -226,78 +184,6 @@ func (w *world) lastReport() *apipb.ReportRequest {
 		return nil
 	}
 	return w.reports[len(w.reports)-1]
-}
-
-// nodeService is the world's side of what agents call.
-type nodeService struct {
-	apipb.UnimplementedNodeServer
-	w *world
-}
-
-func (n *nodeService) Join(ctx context.Context, req *apipb.JoinRequest) (*apipb.SignResponse, error) {
-	w := n.w
-	w.mu.Lock()
-	good := w.tokens[req.GetToken()]
-	w.tokens[req.GetToken()] = false
-	w.mu.Unlock()
-	csr, err := x509.ParseCertificateRequest(req.GetCsr())
-	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
-	leaf, _ := peerCertificate(ctx)
-	if key, ok := csr.PublicKey.(*ecdsa.PublicKey); !good || !ok || !key.Equal(leaf.PublicKey) {
-		return nil, status.Error(codes.PermissionDenied, "the token is used up")
-	}
-	return w.certify("spiffe://"+trustDomain+"/node/h1", req.GetCsr())
-}
-
-func (n *nodeService) Sign(ctx context.Context, req *apipb.SignRequest) (*apipb.SignResponse, error) {
-	w := n.w
-	if _, err := w.caller(ctx); err != nil {
-		return nil, err
-	}
-	id := req.GetIdentity()
-	if id == "" {
-		id = "spiffe://" + trustDomain + "/node/h1"
-	}
-	w.mu.Lock()
-	no := w.refused[id]
-	w.mu.Unlock()
-	if no {
-		return nil, status.Errorf(codes.PermissionDenied, "%s was not granted", id)
-	}
-	return w.certify(id, req.GetCsr())
-}
-
-func (w *world) certify(identity string, csr []byte) (*apipb.SignResponse, error) {
-	id, err := spiffe.Parse(identity)
-	if err != nil {
-		return nil, err
-	}
-	leaf, err := w.ca.Sign(csr, id, "h1")
-	if err != nil {
-		return nil, err
-	}
-	w.mu.Lock()
-	w.signed[identity]++
-	w.mu.Unlock()
-	return &apipb.SignResponse{Chain: leaf.Chain, Roots: w.ca.Roots(), Identity: identity}, nil
-}
-
-func (n *nodeService) Report(s grpc.BidiStreamingServer[apipb.ReportRequest, apipb.ReportResponse]) error {
-	for {
-		req, err := s.Recv()
-		if err != nil {
-			return nil
-		}
-		n.w.mu.Lock()
-		n.w.reports = append(n.w.reports, req)
-		refused := n.w.objects
-		n.w.mu.Unlock()
-		if err := s.Send(&apipb.ReportResponse{Refused: refused}); err != nil {
-			return err
-		}
-	}
 }
 
 // config is the agent's configuration. It has no token.
@@ -371,87 +257,6 @@ func (w *world) envoys() []int {
 		}
 	}
 	return out
-}
-
-// admin asks an Envoy's admin socket.
-func (w *world) admin(proxy, path string) (string, error) {
-	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(w.dir, "run", proxy, "admin.sock"))
-	}}}
-	resp, err := c.Get("http://admin" + path)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = errors.New(resp.Status)
-	}
-	return string(body), err
-}
-
-// get calls an address of the world and returns status, body and error.
-func (w *world) get(addr string) (int, string, error) {
-	c := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := c.Get("http://" + w.at(addr) + "/")
-	if err != nil {
-		return 0, "", err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	return resp.StatusCode, string(body), err
-}
-
-// answers waits until a call gives the status, and returns the body.
-func (w *world) answers(addr string, want int) string {
-	w.t.Helper()
-	var body string
-	w.wait(fmt.Sprintf("%s to answer %d", addr, want), func() error {
-		code, text, err := w.get(addr)
-		if err == nil && code != want {
-			err = fmt.Errorf("status %d: %s", code, text)
-		}
-		body = text
-		return err
-	})
-	return body
-}
-
-// application serves an address of the world: it answers with the caller's identity as the proxy tells it.
-func (w *world) application(addr string) {
-	w.t.Helper()
-	l, err := net.Listen("tcp", w.at(addr))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	srv := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(rw, r.Header.Get("X-Forwarded-Client-Cert"))
-	})}
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
-	w.t.Cleanup(func() {
-		srv.Close()
-		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
-			w.t.Error(err)
-		}
-	})
-}
-
-// wait polls for what other goroutines and processes bring about.
-func (w *world) wait(what string, ok func() error) {
-	w.t.Helper()
-	limit := time.After(20 * time.Second)
-	for {
-		err := ok()
-		if err == nil {
-			return
-		}
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-limit:
-			w.t.Fatalf("waited for %s: %v", what, err)
-		}
-	}
 }
 
 func write(t *testing.T, path, text string) {
