@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -55,7 +56,10 @@ func deterministic(m proto.Message) ([]byte, error) {
 }
 
 // packer packs extension configurations and keeps the first error, so that building stays an expression.
-type packer struct{ err error }
+type packer struct {
+	err     error
+	retries *routev3.RetryPolicy // of routes that do not say, once made
+}
 
 // any packs m.
 func (p *packer) any(m proto.Message) *anypb.Any {

@@ -28,9 +28,12 @@ func unseen() []string {
 	return []string{"connect-failure", "refused-stream", "reset-before-request", "retriable-headers"}
 }
 
-// retryPolicy translates retries. A policy adds conditions; what nobody has seen is always tried again.
-func retryPolicy(r *configs.Retries) *routev3.RetryPolicy {
-	var p packer
+// retryPolicy translates retries. A policy adds conditions; what nobody has seen is always tried again. The routes of
+// one resource that say nothing of retries share the message.
+func (p *packer) retryPolicy(r *configs.Retries) *routev3.RetryPolicy {
+	if r == nil && p.retries != nil {
+		return p.retries
+	}
 	m := &routev3.RetryPolicy{
 		NumRetries:                    wrapperspb.UInt32(defaultAttempts),
 		HostSelectionRetryMaxAttempts: hostAttempts,
@@ -65,6 +68,9 @@ func retryPolicy(r *configs.Retries) *routev3.RetryPolicy {
 		}
 	}
 	m.RetryOn = strings.Join(unique(on), ",")
+	if r == nil {
+		p.retries = m
+	}
 	return m
 }
 

@@ -74,7 +74,7 @@ func (p *packer) rule(rule *mesh.Rule) []*routev3.Route {
 		case missing(rule.Destinations):
 			r.Action = unavailable("no such service, port or subset")
 		default:
-			r.Action = &routev3.Route_Route{Route: action(spec, match, rule.Destinations)}
+			r.Action = &routev3.Route_Route{Route: p.action(spec, match, rule.Destinations)}
 		}
 		if spec.Fault != nil {
 			r.TypedPerFilterConfig = map[string]*anypb.Any{faultFilter: p.any(fault(spec.Fault))}
@@ -102,10 +102,10 @@ func unavailable(reason string) *routev3.Route_DirectResponse {
 	}}
 }
 
-func action(spec *configs.HTTPRoute, match *configs.HTTPMatch, to []mesh.Destination) *routev3.RouteAction {
+func (p *packer) action(spec *configs.HTTPRoute, match *configs.HTTPMatch, to []mesh.Destination) *routev3.RouteAction {
 	a := &routev3.RouteAction{
 		Timeout:     durationpb.New(0), // Envoy's own default is 15 s
-		RetryPolicy: retryPolicy(spec.Retries),
+		RetryPolicy: p.retryPolicy(spec.Retries),
 	}
 	if spec.Timeout != nil {
 		a.Timeout = duration(spec.Timeout)
