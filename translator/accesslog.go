@@ -16,7 +16,7 @@ func (p *packer) requestLog(at string) []*accesslogv3.AccessLog {
 	return p.accessLog(at, anyOf(statusFrom(firstLogged), flagged()), map[string]string{
 		"method":     "%REQ(:METHOD)%",
 		"authority":  "%REQ(:AUTHORITY)%",
-		"path":       "%PATH(NQ:ORIG)%",
+		"path":       "%PATH(NQ:ORIG_OR_PATH)%",
 		"status":     "%RESPONSE_CODE%",
 		"attempts":   "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
 		"route":      "%ROUTE_NAME%",
