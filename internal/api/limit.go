@@ -10,9 +10,9 @@ import (
 // A peer may try to join joinBurst times at once, and joinRate times a second from then on. Tokens cannot be
 // guessed; this bounds what trying costs the server.
 const (
-	joinRate  rate.Limit = 10
-	joinBurst            = 50
-	joinPeers            = 4096 // remembered at a time
+	joinRate  = 10
+	joinBurst = 50
+	joinPeers = 4096 // remembered at a time
 )
 
 // limiter limits each peer's attempts to join.

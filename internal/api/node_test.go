@@ -33,10 +33,15 @@ import (
 )
 
 // What others are wired to.
-var (
-	_ pipeline.Revisions = (*store.Store)(nil)
-	_                    = xds.Options{Authorize: AuthorizeProxy[*corev3.Node]}
-)
+var _ pipeline.Revisions = (*store.Store)(nil)
+
+func TestAuthorizeProxyFitsXDS(t *testing.T) {
+	var o xds.Options
+	o.Authorize = AuthorizeProxy
+	if _, err := o.Authorize(t.Context(), &corev3.Node{Id: "h1/host"}); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("without a peer: %v", err)
+	}
+}
 
 func (w *world) token(r TokenRequest) Token {
 	w.t.Helper()

@@ -145,7 +145,8 @@ func interceptors(now func() time.Time) []grpc.ServerOption {
 }
 
 // AuthorizeProxy says whose configuration an xDS stream gets: the proxy that it claims to be, if that belongs to the
-// peer's node ("h1/host" to h1). It is for xds.Options.Authorize; N is Envoy's Node.
+// peer's node ("h1/host" to h1). It is for xds.Options.Authorize; N is Envoy's
+// Node, which an assignment infers.
 func AuthorizeProxy[N interface{ GetId() string }](ctx context.Context, claim N) (proxyID string, err error) {
 	who, ok := PeerFrom(ctx)
 	if !ok || who.Node == "" {

@@ -21,8 +21,8 @@ import (
 
 // A stream may report reportBurst times at once and reportRate times a second from then on; more has to wait.
 const (
-	reportRate  rate.Limit = 50
-	reportBurst            = 100
+	reportRate  = 50
+	reportBurst = 100
 )
 
 // meshPortRange is how many ports from its mesh port on belong to a host.

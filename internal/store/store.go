@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bberrors "go.etcd.io/bbolt/errors"
 )
 
 // The buckets. Values are JSON, so that a newer server reads what an older one wrote.
@@ -47,7 +48,7 @@ func Open(file string) (*Store, error) {
 		return nil, fmt.Errorf("store %s is open to others (mode %04o); chmod go= it", file, info.Mode().Perm())
 	}
 	db, err := bbolt.Open(file, 0o600, &bbolt.Options{Timeout: lockTimeout})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bberrors.ErrTimeout) {
 		err = ErrLocked
 	}
 	if err != nil {
