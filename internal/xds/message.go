@@ -38,9 +38,9 @@ type message struct {
 // that thousands of them cost nothing.
 const maxCopied = 16 << 10
 
-// newMessage encodes a response.
-func newMessage(typ translator.Type, gen uint64, resources []*translator.Resource, removed []string) *message {
-	m := &message{typ: typ, gen: gen, resources: resources, removed: removed}
+// newMessage encodes a response with the entries, which are sorted by seq, and the removed names, which are sorted.
+func newMessage(typ translator.Type, gen uint64, entries []*entry, removed []string) *message {
+	m := &message{typ: typ, gen: gen, removed: removed, entries: slices.Clone(entries), resources: make([]*translator.Resource, len(entries))}
 	nonce := strconv.FormatUint(gen, 10)
 	var b []byte
 	b = appendString(b, responseVersion, nonce)
@@ -49,44 +49,42 @@ func newMessage(typ translator.Type, gen uint64, resources []*translator.Resourc
 	for _, name := range removed {
 		b = appendString(b, responseRemoved, name)
 	}
-	total := len(b)
-	for _, r := range resources {
-		total += len(r.Wire) + 8
+	m.size = len(b)
+	for i, e := range entries {
+		m.resources[i] = e.res
+		m.size += protowire.SizeTag(responseResources) + protowire.SizeBytes(len(e.res.Wire))
 	}
-	if total <= maxCopied {
-		b = slices.Grow(b, total-len(b))
-		for _, r := range resources {
+	slices.SortFunc(m.resources, func(a, b *translator.Resource) int { return strings.Compare(a.Name, b.Name) })
+	if m.size <= maxCopied {
+		b = slices.Grow(b, m.size-len(b))
+		for _, r := range m.resources {
 			b = protowire.AppendTag(b, responseResources, protowire.BytesType)
 			b = protowire.AppendBytes(b, r.Wire)
 		}
 		m.wire = mem.BufferSlice{mem.SliceBuffer(b)}
-	} else {
-		m.wire = make(mem.BufferSlice, 0, 1+2*len(resources))
-		for _, r := range resources {
-			b = protowire.AppendTag(b, responseResources, protowire.BytesType)
-			b = protowire.AppendVarint(b, uint64(len(r.Wire)))
-			m.wire = append(m.wire, mem.SliceBuffer(b), mem.SliceBuffer(r.Wire))
-			b = nil
-		}
+		return m
 	}
-	m.size = m.wire.Len()
+	m.wire = make(mem.BufferSlice, 0, 1+2*len(entries))
+	m.wire = append(m.wire, mem.SliceBuffer(b))
+	for _, e := range entries {
+		m.wire = append(m.wire, e.wire()...)
+	}
 	return m
+}
+
+// wire returns the entry's resource as a field of a response: the head of the field, and the resource's own bytes.
+func (e *entry) wire() []mem.Buffer {
+	if e.pieces == nil {
+		head := protowire.AppendTag(nil, responseResources, protowire.BytesType)
+		head = protowire.AppendVarint(head, uint64(len(e.res.Wire)))
+		e.pieces = &[2]mem.Buffer{mem.SliceBuffer(head), mem.SliceBuffer(e.res.Wire)}
+	}
+	return e.pieces[:]
 }
 
 func appendString(b []byte, field protowire.Number, s string) []byte {
 	b = protowire.AppendTag(b, field, protowire.BytesType)
 	return protowire.AppendString(b, s)
-}
-
-// names reports whether the message brings or removes a resource.
-func (m *message) names(name string) bool {
-	_, ok := slices.BinarySearchFunc(m.resources, name, func(r *translator.Resource, name string) int {
-		return strings.Compare(r.Name, name)
-	})
-	if !ok {
-		_, ok = slices.BinarySearch(m.removed, name)
-	}
-	return ok
 }
 
 // maxShared bounds how many messages the mint remembers.
@@ -123,13 +121,7 @@ func (m *mint) message(typ translator.Type, gen uint64, entries []*entry, remove
 	if old != nil && old.typ == typ && slices.Equal(old.entries, entries) && slices.Equal(old.removed, removed) {
 		return old
 	}
-	resources := make([]*translator.Resource, len(entries))
-	for i, e := range entries {
-		resources[i] = e.res
-	}
-	slices.SortFunc(resources, func(a, b *translator.Resource) int { return strings.Compare(a.Name, b.Name) })
-	now := newMessage(typ, gen, resources, removed)
-	now.entries = slices.Clone(entries)
+	now := newMessage(typ, gen, entries, removed)
 	m.shared[key] = weak.Make(now)
 	return now
 }

@@ -202,28 +202,23 @@ func (st *stream) launch(b *sub, m *message) *message {
 // warm has the endpoints of the clusters in m follow them.
 func (st *stream) warm(m *message) {
 	b, now := &st.subs[translator.Endpoint], st.proxy.set
-	for _, c := range m.resources {
-		e := st.srv.lookup(now, translator.Endpoint, c.Name)
-		if e == nil {
-			continue
-		}
-		switch {
-		case b.on && b.wants(c.Name):
-			if b.next.has(e) && e.gen <= b.sent {
-				b.owe(c.Name)
-			}
-			continue
-		case !b.on && st.claims:
-			st.rewarm = append(st.rewarm, c.Name)
-		}
-		if st.await == nil {
-			st.await = map[string]struct{}{}
-		}
-		st.await[c.Name] = struct{}{}
-		st.awaitEnd = time.Now().Add(warmUp)
-	}
-	if len(st.await) > 0 {
+	if !b.wild {
+		st.await, st.awaitEnd = append(st.await, m), time.Now().Add(warmUp)
 		st.wakeAfter(warmUp)
+	}
+	if !b.on {
+		if st.claims {
+			st.rewarm = append(st.rewarm, m)
+		}
+		return
+	}
+	for _, c := range m.resources {
+		if !b.wants(c.Name) {
+			continue
+		}
+		if e := st.srv.lookup(now, translator.Endpoint, c.Name); e != nil && b.next.has(e) && e.gen <= b.sent {
+			b.owe(c.Name)
+		}
 	}
 }
 
@@ -232,15 +227,29 @@ func (st *stream) warming(t translator.Type) bool {
 	if len(st.await) == 0 || t != translator.Listener && t != translator.Route {
 		return false
 	}
-	b := &st.subs[translator.Endpoint]
-	for name := range st.await {
-		if _, owed := b.owed[name]; b.on && b.wants(name) && !owed || st.srv.lookup(st.proxy.set, translator.Endpoint, name) == nil {
-			delete(st.await, name)
-		}
+	for len(st.await) > 0 && st.warmed(st.await[0]) {
+		st.await = st.await[1:]
 	}
 	if len(st.await) > 0 && time.Now().Before(st.awaitEnd) {
 		return true
 	}
 	st.await = nil
 	return false
+}
+
+// warmed reports whether the client has been answered for the endpoints of all clusters in m.
+func (st *stream) warmed(m *message) bool {
+	b := &st.subs[translator.Endpoint]
+	if b.on && b.wild && len(b.owed) == 0 {
+		return true
+	}
+	for _, c := range m.resources {
+		if _, owed := b.owed[c.Name]; b.on && b.wants(c.Name) && !owed {
+			continue
+		}
+		if st.srv.lookup(st.proxy.set, translator.Endpoint, c.Name) != nil {
+			return false
+		}
+	}
+	return true
 }

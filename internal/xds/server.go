@@ -82,7 +82,7 @@ func (s *Server) Apply(c translator.Changes) (gen uint64) {
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(codec{}),
-		grpc.ReadBufferSize(4 << 10),
+		grpc.ReadBufferSize(0),
 		grpc.StaticStreamWindowSize(256 << 10),
 		grpc.StaticConnWindowSize(1 << 20),
 		grpc.MaxConcurrentStreams(256),

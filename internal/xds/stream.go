@@ -24,9 +24,9 @@ type stream struct {
 	since time.Time
 	subs  [translator.NumTypes]sub
 
-	claims   bool                // the client holds state of an earlier stream
-	rewarm   []string            // clusters that were sent before the client asked for endpoints
-	await    map[string]struct{} // new clusters whose endpoints the client has yet to ask for
+	claims   bool       // the client holds state of an earlier stream
+	rewarm   []*message // clusters that were sent to such a client before it asked for endpoints
+	await    []*message // clusters whose endpoints the client may have yet to ask for
 	awaitEnd time.Time
 	blocked  bool // something waits for await
 	timer    *time.Timer

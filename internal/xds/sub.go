@@ -72,9 +72,11 @@ func (st *stream) begin(t translator.Type, r *request) {
 		}
 	}
 	if t == translator.Endpoint {
-		for _, name := range st.rewarm {
-			if b.wants(name) && st.srv.lookup(now, t, name) != nil {
-				b.owe(name)
+		for _, m := range st.rewarm {
+			for _, c := range m.resources {
+				if b.wants(c.Name) && st.srv.lookup(now, t, c.Name) != nil {
+					b.owe(c.Name)
+				}
 			}
 		}
 		st.rewarm = nil

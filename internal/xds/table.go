@@ -3,6 +3,8 @@ package xds
 import (
 	"slices"
 
+	"google.golang.org/grpc/mem"
+
 	"github.com/wattle-mesh/wattle/translator"
 )
 
@@ -32,6 +34,7 @@ type entry struct {
 	seq    uint64               // order of creation; what lists of entries are sorted by
 	res    *translator.Resource // nil: not published
 	gen    uint64               // the generation that last changed res
+	pieces *[2]mem.Buffer       // res as part of a large response; nil until there is one
 	scopes []*scope             // that list it
 	seen   uint64               // by the traversal of this number
 }
@@ -116,7 +119,7 @@ func (w *work) publish(r *translator.Resource) {
 	if old != nil && old.Version == r.Version {
 		return // only its origin can have moved
 	}
-	e.gen = w.gen
+	e.gen, e.pieces = w.gen, nil
 	w.logs[r.Type].add(e)
 	for _, s := range e.scopes {
 		if old == nil {

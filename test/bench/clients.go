@@ -172,9 +172,26 @@ type client struct {
 	held  [translator.NumTypes]map[string]string
 }
 
-// up connects and returns when the server has answered everything: the first requests of all types, and then one more
+// patience bounds how long a client tries to get all that it should have.
+const patience = 2 * time.Minute
+
+// up connects, again and again as an agent does, until the server has answered everything.
+func (x *client) up(ctx context.Context) error {
+	for end := time.Now().Add(patience); ; {
+		err := x.try(ctx)
+		if err == nil || time.Now().After(end) || ctx.Err() != nil {
+			return err
+		}
+		if x.g != nil {
+			x.down()
+		}
+	}
+}
+
+// try connects and returns when the server has answered everything: the first requests of all types, and then one more
 // for the last type, which is answered when nothing else is left.
-func (x *client) up(ctx context.Context) (err error) {
+func (x *client) try(ctx context.Context) (err error) {
+	x.g = nil
 	x.conn, err = grpc.NewClient("passthrough:///"+x.of.plan.Addr, grpc.WithTransportCredentials(x.creds),
 		grpc.WithReadBufferSize(8<<10), grpc.WithInitialWindowSize(4<<20), grpc.WithInitialConnWindowSize(8<<20))
 	if err != nil {
@@ -215,7 +232,7 @@ func (x *client) up(ctx context.Context) (err error) {
 		return nil
 	case <-x.ended:
 		return errors.New("the stream ended")
-	case <-time.After(2 * time.Minute):
+	case <-time.After(patience):
 		return errors.New("no answer")
 	}
 }
