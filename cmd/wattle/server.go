@@ -19,8 +19,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api"
 	"github.com/wattle-mesh/wattle/internal/ca"
@@ -105,12 +103,14 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, base 
 	if err = s.addRegistries(cmd, base); err != nil {
 		return nil, err
 	}
-	s.xds = xds.New(xds.Options{
-		Log: log, Metrics: s.metrics, Authorize: api.AuthorizeProxy[*corev3.Node],
+	streams := xds.Options{
+		Log: log, Metrics: s.metrics,
 		OnConverged: func(gen uint64, proxies int, took time.Duration, nacked int) {
 			s.loop.Converged(gen, proxies, nacked, took)
 		},
-	})
+	}
+	streams.Authorize = api.AuthorizeProxy // its type says which node
+	s.xds = xds.New(streams)
 	s.loop = pipeline.New(pipeline.Options{
 		Log: log, Dir: cfg.Policy, Config: vars, TrustDomain: s.ca.TrustDomain,
 		Revisions: s.store, Registries: s.registry, Health: s.registrar.Health,

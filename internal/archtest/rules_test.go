@@ -75,6 +75,11 @@ func (t *tree) sourceFaults(f *file) []string {
 	return out
 }
 
+// fakeClock reports whether a test runs in a bubble of its own time, in which to sleep is to say what time it is.
+func (f *file) fakeClock() bool {
+	return f.test && slices.ContainsFunc(f.ast.Imports, func(i *ast.ImportSpec) bool { return i.Path.Value == `"testing/synctest"` })
+}
+
 // selectorFault says what is wrong with x.Name.
 func selectorFault(f *file, s *ast.SelectorExpr) string {
 	x, ok := s.X.(*ast.Ident)
@@ -82,7 +87,7 @@ func selectorFault(f *file, s *ast.SelectorExpr) string {
 		return ""
 	}
 	switch {
-	case x.Name == "time" && s.Sel.Name == "Sleep":
+	case x.Name == "time" && s.Sel.Name == "Sleep" && !f.fakeClock():
 		return "time.Sleep: wait for a condition, or for a timer and the context"
 	case f.test && slices.Contains([]string{"t", "b", "f", "tb"}, x.Name) && slices.Contains([]string{"Skip", "Skipf", "SkipNow"}, s.Sel.Name):
 		return "a test that skips proves nothing: make what it needs, or fail"

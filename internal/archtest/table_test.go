@@ -36,10 +36,12 @@ var ours = map[string][]string{
 
 	// Programs and tests of the whole.
 	"cmd/wattle":            {anything},
+	"examples":              {"configs", "internal/pipeline"},
 	"examples/bookinfo/app": {},
 	"internal/archtest":     {},
 	"test/bench":            {anything},
 	"test/e2e":              {anything},
+	"test/e2e/datapath":     {anything},
 	"test/load":             {"test/load/echo"},
 	"test/load/app":         {"test/load/echo"},
 	"test/load/echo":        {},

@@ -101,7 +101,7 @@ func (s *side) change(next *counter, service, receivers, n int) (b burst, err er
 			return b, err
 		}
 		b.last = append(b.last, time.Duration(got.At[len(got.At)-1]-began))
-		time.Sleep(pause)
+		<-time.After(pause) // the next change must not meet this one's answers
 	}
 	after, err := ask[time.Duration](s.server, "cpu", nil)
 	b.cpu = (after - before) / time.Duration(n*receivers)
