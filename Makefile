@@ -36,7 +36,7 @@ test: envoy ## Run all tests, with the race detector and real Envoys
 	go test -race -timeout 20m $(PKG)
 
 .PHONY: bench
-bench: ## Measure the speed table and write .bench/results.json; BENCH_SHORT=1 for a quick look
+bench: build ## Measure the speed table and write .bench/results.json; BENCH_SHORT=1 for a quick look
 	@mkdir -p .bench
 	go run ./test/bench $(BENCH_FLAGS)
 

@@ -16,26 +16,29 @@ func main() {
 	role := flag.String("role", "", "internal: what this process is")
 	dir := flag.String("dir", "", "internal: the folder of certificates and state")
 	short := flag.Bool("short", false, "measure every row, but each for a short time only")
-	only := flag.String("only", "", "measure only the rows whose name begins with this")
+	only := flag.String("only", "", "measure one group only: fanout, server or route")
+	wattle := flag.String("wattle", "bin/wattle", "the program whose server is measured")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *role, *dir, *short, *only); err != nil {
+	if err := run(ctx, *role, *dir, *wattle, *short, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, role, dir string, short bool, only string) error {
+func run(ctx context.Context, role, dir, wattle string, short bool, only string) error {
 	switch role {
 	case "":
-		return measure(ctx, short, only)
+		return measure(ctx, wattle, short, only)
 	case "server":
 		return answer(ctx, newServer(dir))
 	case "broadcaster":
 		return answer(ctx, newBroadcaster(dir))
 	case "clients":
 		return answer(ctx, newClients(dir))
+	case "route":
+		return answer(ctx, newRoute(dir))
 	}
 	return fmt.Errorf("no role %q", role)
 }

@@ -19,14 +19,15 @@ type effort struct {
 // driver is the process that has the others measured.
 type driver struct {
 	dir    string
+	wattle string // the program
 	effort effort
 	out    results
 	next   counter
 }
 
 // measure measures every row, or those of one group.
-func measure(ctx context.Context, short bool, only string) (err error) {
-	d := &driver{effort: effort{changes: 50, rounds: 3, repeats: 5}}
+func measure(ctx context.Context, wattle string, short bool, only string) (err error) {
+	d := &driver{wattle: wattle, effort: effort{changes: 50, rounds: 3, repeats: 5}}
 	if short {
 		d.effort = effort{changes: 15, rounds: 1, repeats: 3}
 	}
@@ -63,11 +64,11 @@ func (d *driver) fanout(ctx context.Context) error {
 	if err := issue(d.dir, proxies); err != nil {
 		return err
 	}
-	narrow, err := open(ctx, d.dir, "server", mesh{Proxies: proxies}, connect{N: proxies, Track: true})
+	narrow, err := open(ctx, d.dir, "server", layout{Proxies: proxies}, connect{N: proxies, Track: true})
 	if err != nil {
 		return err
 	}
-	wide, err := open(ctx, d.dir, "server", mesh{Proxies: proxies, All: true}, connect{N: proxies})
+	wide, err := open(ctx, d.dir, "server", layout{Proxies: proxies, All: true}, connect{N: proxies})
 	if err != nil {
 		return err
 	}

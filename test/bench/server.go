@@ -26,13 +26,12 @@ import (
 type serverRole struct {
 	dir    string
 	source *memorySource
-	addr   string
 }
 
 func newServer(dir string) *serverRole { return &serverRole{dir: dir} }
 
-// mesh says what a server serves.
-type mesh struct {
+// layout says what mesh a server serves.
+type layout struct {
 	Proxies int  `json:"proxies"`
 	All     bool `json:"all"` // every service is in every proxy's scope
 }
@@ -46,7 +45,7 @@ type edit struct {
 func (s *serverRole) do(ctx context.Context, name string, arg json.RawMessage) (any, error) {
 	switch name {
 	case "start":
-		var m mesh
+		var m layout
 		if err := json.Unmarshal(arg, &m); err != nil {
 			return nil, err
 		}
@@ -64,7 +63,7 @@ func (s *serverRole) do(ctx context.Context, name string, arg json.RawMessage) (
 }
 
 // start serves and returns the address.
-func (s *serverRole) start(ctx context.Context, m mesh) (string, error) {
+func (s *serverRole) start(ctx context.Context, m layout) (string, error) {
 	log := slog.New(slog.DiscardHandler)
 	policy := filepath.Join(s.dir, "policy")
 	if err := os.MkdirAll(policy, 0o700); err != nil {
