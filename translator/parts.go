@@ -41,31 +41,49 @@ type proxyOut struct {
 	out  *Proxy
 }
 
-// service translates what changed of a service.
-func (t *transaction) service(n registry.Name) {
-	key := []byte(n.String())
-	old, _ := t.services.Get(key)
+// serviceDraft is what a service comes to, before it takes the place of what it was.
+type serviceDraft struct {
+	name     registry.Name
+	old, now *serviceOut
+	scopes   []*Scope // one for each port
+	errs     []error
+}
+
+// draftService translates what changed of a service. It changes nothing.
+func (t *transaction) draftService(n registry.Name) *serviceDraft {
+	old, _ := t.services.Get([]byte(n.String()))
 	if old == nil {
 		old = &serviceOut{}
 	}
-	now := &serviceOut{name: n}
+	d := &serviceDraft{name: n, old: old, now: &serviceOut{name: n}}
 	if s := t.v.Service(n); s != nil {
 		for _, p := range s.Ports {
-			now.ports = append(now.ports, portOut{p.Number, tcpIdle(p)})
-			t.port(old, now, p)
+			d.now.ports = append(d.now.ports, portOut{p.Number, tcpIdle(p)})
+			t.draftPort(d, p)
 		}
+	}
+	return d
+}
+
+// putService brings a draft into force.
+func (t *transaction) putService(d *serviceDraft) {
+	t.errs = append(t.errs, d.errs...)
+	old, now := d.old, d.now
+	for _, s := range d.scopes {
+		t.scope(s.Name, s)
 	}
 	for _, p := range old.ports {
 		if now.port(p.number) == nil {
-			t.scope(portScope(n, p.number), nil)
+			t.scope(portScope(d.name, p.number), nil)
 		}
 	}
 	for _, p := range now.ports {
 		if was := old.port(p.number); was != nil && !sameDuration(was.idle, p.idle) {
-			t.retimed = append(t.retimed, mesh.ClusterRef{Service: n, Port: p.number})
+			t.retimed = append(t.retimed, mesh.ClusterRef{Service: d.name, Port: p.number})
 		}
 	}
 	t.swap(resourcesOf(old.parts, now.parts), resourcesOf(now.parts, old.parts))
+	key := []byte(d.name.String())
 	if len(now.ports) == 0 {
 		t.services.Delete(key)
 		return
@@ -109,19 +127,21 @@ func resourcesOf(a, b []part) []*Resource {
 	return out
 }
 
-// port translates a service's port. What kept its pointer keeps its resource.
-func (t *transaction) port(old, now *serviceOut, p *mesh.Port) {
+// draftPort translates a service's port. What kept its pointer keeps its resource.
+func (t *transaction) draftPort(d *serviceDraft, p *mesh.Port) {
 	add := func(from any, make func() (*Resource, error)) {
 		if !t.remake {
-			if i := slices.IndexFunc(old.parts, func(o part) bool { return o.from == from }); i >= 0 {
-				now.parts = append(now.parts, old.parts[i])
+			if i := slices.IndexFunc(d.old.parts, func(o part) bool { return o.from == from }); i >= 0 {
+				d.now.parts = append(d.now.parts, d.old.parts[i])
 				return
 			}
 		}
 		r, err := make()
-		if !t.fail(err) {
-			now.parts = append(now.parts, part{from, r})
+		if err != nil {
+			d.errs = append(d.errs, err)
+			return
 		}
+		d.now.parts = append(d.now.parts, part{from, r})
 	}
 	scope := &Scope{Name: portScope(p.Service, p.Number)}
 	if p.Routes != nil {
@@ -133,7 +153,7 @@ func (t *transaction) port(old, now *serviceOut, p *mesh.Port) {
 		add(p.Endpoints[i], func() (*Resource, error) { return endpoints(p.Endpoints[i]) })
 	}
 	scope.Keys = sortKeys(append(scope.Keys, useKeys(p.Uses)...))
-	t.scope(scope.Name, scope)
+	d.scopes = append(d.scopes, scope)
 }
 
 // useKeys lists the clusters that refs name, and their endpoints.
@@ -160,40 +180,60 @@ func keysOf(all []*Resource) []Key {
 	return out
 }
 
-// caller translates the listeners of one kind of caller.
-func (t *transaction) caller(key string) {
+// callerDraft is what a caller's scope comes to, before it takes the place of what it was.
+type callerDraft struct {
+	key      string
+	old, now *callerOut // now is nil: gone
+	scope    *Scope
+	errs     []error
+}
+
+// draftCaller translates the listeners of one kind of caller, nil if nothing of it changed. It changes nothing.
+func (t *transaction) draftCaller(key string) *callerDraft {
 	old, _ := t.callers.Get([]byte(key))
 	if old == nil {
 		old = &callerOut{}
 	}
+	d := &callerDraft{key: key, old: old}
 	s := t.v.Scope(key)
-	if s == nil {
-		t.swap(old.all, nil)
-		t.callers.Delete([]byte(key))
-		t.scope(callerScope(key), nil)
-		return
+	switch {
+	case s == nil:
+		return d
+	case old.from == s && t.full && !t.remake && !t.callsRetimed(s):
+		return nil
 	}
-	if old.from == s && t.full && !t.remake && !t.callsRetimed(s) {
-		return
-	}
-	now := &callerOut{from: s}
-	scope := &Scope{Name: callerScope(key)}
+	d.now, d.scope = &callerOut{from: s}, &Scope{Name: callerScope(key)}
 	for _, u := range s.Upstreams {
 		r, err := outboundListener(s, u, t.idleOf(u))
-		if t.fail(err) {
+		if err != nil {
+			d.errs = append(d.errs, err)
 			continue
 		}
-		now.all = append(now.all, r)
+		d.now.all = append(d.now.all, r)
 		if !u.Missing {
-			scope.Uses = append(scope.Uses, portScope(u.Service, u.Port))
+			d.scope.Uses = append(d.scope.Uses, portScope(u.Service, u.Port))
 		}
 	}
-	scope.Keys = sortKeys(keysOf(now.all))
-	slices.Sort(scope.Uses)
-	scope.Uses = slices.Compact(scope.Uses)
-	t.swap(old.all, now.all)
-	t.callers.Insert([]byte(key), now)
-	t.scope(scope.Name, scope)
+	d.scope.Keys = sortKeys(keysOf(d.now.all))
+	slices.Sort(d.scope.Uses)
+	d.scope.Uses = slices.Compact(d.scope.Uses)
+	return d
+}
+
+// putCaller brings a draft into force.
+func (t *transaction) putCaller(d *callerDraft) {
+	switch {
+	case d == nil:
+	case d.now == nil:
+		t.swap(d.old.all, nil)
+		t.callers.Delete([]byte(d.key))
+		t.scope(callerScope(d.key), nil)
+	default:
+		t.errs = append(t.errs, d.errs...)
+		t.swap(d.old.all, d.now.all)
+		t.callers.Insert([]byte(d.key), d.now)
+		t.scope(d.scope.Name, d.scope)
+	}
 }
 
 // idleOf returns the idle timeout of connections to an upstream.
@@ -206,46 +246,66 @@ func (t *transaction) idleOf(u *mesh.ScopeUpstream) *configs.Duration {
 	return nil
 }
 
-// proxy translates what only one proxy has.
-func (t *transaction) proxy(id string) {
+// proxyDraft is what a proxy comes to, before it takes the place of what it was.
+type proxyDraft struct {
+	id       string
+	old, now *proxyOut // now is nil: gone
+	scope    *Scope
+	err      error
+}
+
+// draftProxy translates what only one proxy has, nil if nothing of it changed. It changes nothing.
+func (t *transaction) draftProxy(id string) *proxyDraft {
 	old, _ := t.proxies.Get([]byte(id))
 	if old == nil {
 		old = &proxyOut{}
 	}
+	d := &proxyDraft{id: id, old: old}
 	px := t.v.Proxy(id)
-	if old.from == px && px != nil && t.full && !t.remake {
-		return
-	}
-	t.proxied[id] = true
-	if px == nil {
-		t.swap(old.all, nil)
-		if old.plan != nil {
-			t.swap([]*Resource{old.plan}, nil)
-		}
-		t.proxies.Delete([]byte(id))
-		t.scope(proxyScope(id), nil)
-		return
+	switch {
+	case px == nil:
+		return d
+	case old.from == px && t.full && !t.remake:
+		return nil
 	}
 	all, err := t.own(px)
-	if t.fail(err) {
-		return
-	}
-	now := &proxyOut{from: px, all: all, plan: old.plan, out: &Proxy{ID: id, Scopes: []string{proxyScope(id)}}}
+	d.err = err
+	d.now = &proxyOut{from: px, all: all, plan: old.plan, out: &Proxy{ID: id, Scopes: []string{proxyScope(id)}}}
 	for _, s := range px.Scopes {
-		now.out.Scopes = append(now.out.Scopes, callerScope(s.Key))
+		d.now.out.Scopes = append(d.now.out.Scopes, callerScope(s.Key))
 	}
-	slices.Sort(now.out.Scopes)
-	scope := &Scope{Name: proxyScope(id), Keys: keysOf(all)}
+	slices.Sort(d.now.out.Scopes)
+	d.scope = &Scope{Name: proxyScope(id), Keys: keysOf(all)}
 	if px.Gateway != nil {
-		scope.Keys = append(scope.Keys, useKeys(px.Gateway.Uses)...)
+		d.scope.Keys = append(d.scope.Keys, useKeys(px.Gateway.Uses)...)
 	}
 	if px.Kind == mesh.HostProxy {
-		scope.Keys = append(scope.Keys, Key{Type: HostPlan, Name: px.Host, Variant: id})
+		d.scope.Keys = append(d.scope.Keys, Key{Type: HostPlan, Name: px.Host, Variant: id})
 	}
-	scope.Keys = sortKeys(scope.Keys)
-	t.swap(old.all, all)
-	t.proxies.Insert([]byte(id), now)
-	t.scope(scope.Name, scope)
+	d.scope.Keys = sortKeys(d.scope.Keys)
+	return d
+}
+
+// putProxy brings a draft into force.
+func (t *transaction) putProxy(d *proxyDraft) {
+	if d == nil {
+		return
+	}
+	t.proxied[d.id] = true
+	switch {
+	case t.fail(d.err):
+	case d.now == nil:
+		t.swap(d.old.all, nil)
+		if d.old.plan != nil {
+			t.swap([]*Resource{d.old.plan}, nil)
+		}
+		t.proxies.Delete([]byte(d.id))
+		t.scope(proxyScope(d.id), nil)
+	default:
+		t.swap(d.old.all, d.now.all)
+		t.proxies.Insert([]byte(d.id), d.now)
+		t.scope(d.scope.Name, d.scope)
+	}
 }
 
 // own translates the listeners, local clusters and certs cluster of a proxy.

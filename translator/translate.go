@@ -2,10 +2,12 @@ package translator
 
 import (
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/mesh"
@@ -42,15 +44,18 @@ func (k Key) index() []byte {
 // are not.
 func Translate(prev *Output, v *mesh.View) (*Output, error) {
 	t := begin(prev, v)
-	for _, n := range t.changedServices() {
-		t.service(n)
+	for _, d := range onAllCores(t.changedServices(), t.draftService) {
+		t.putService(d)
 	}
-	for _, key := range t.changedCallers() {
-		t.caller(key)
+	for _, d := range onAllCores(t.changedCallers(), t.draftCaller) {
+		t.putCaller(d)
+	}
+	proxies := t.changedProxies()
+	for _, d := range onAllCores(proxies, t.draftProxy) {
+		t.putProxy(d)
 	}
 	hosts := map[string]bool{}
-	for _, id := range t.changedProxies() {
-		t.proxy(id)
+	for _, id := range proxies {
 		host, _, _ := strings.Cut(id, "/")
 		hosts[host] = true
 	}
@@ -61,6 +66,26 @@ func Translate(prev *Output, v *mesh.View) (*Output, error) {
 		return nil, err
 	}
 	return t.finish(), nil
+}
+
+// batch is how many parts of a view one goroutine translates.
+const batch = 16
+
+// onAllCores returns f of each, in their order.
+func onAllCores[A, B any](each []A, f func(A) B) []B {
+	out := make([]B, len(each))
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for from := 0; from < len(each); from += batch {
+		g.Go(func() error {
+			for i := from; i < min(from+batch, len(each)); i++ {
+				out[i] = f(each[i])
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // drafts keep their errors
+	return out
 }
 
 // Resources returns what the proxy has in scope, sorted by type and name.
