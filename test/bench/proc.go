@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"runtime"
 	"runtime/debug"
-	"runtime/pprof"
 	"strconv"
 	"strings"
 	"syscall"
@@ -64,12 +63,6 @@ func do(ctx context.Context, a actor, o order) (any, error) {
 		return memory()
 	case "cpu":
 		return cpu()
-	case "profile":
-		var p profile
-		if err := json.Unmarshal(o.Arg, &p); err != nil {
-			return nil, err
-		}
-		return nil, p.take()
 	}
 	return a.do(ctx, o.Name, o.Arg)
 }
@@ -105,28 +98,6 @@ func cpu() (time.Duration, error) {
 		return 0, err
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
-}
-
-// profile says which of this process's profiles to write to a file; "cpu" starts one that the next profile ends.
-type profile struct {
-	Name string `json:"name"`
-	File string `json:"file"`
-}
-
-func (p profile) take() error {
-	if p.Name == "" {
-		pprof.StopCPUProfile()
-		return nil
-	}
-	f, err := os.Create(p.File)
-	if err != nil {
-		return err
-	}
-	if p.Name == "cpu" {
-		return pprof.StartCPUProfile(f)
-	}
-	defer f.Close()
-	return pprof.Lookup(p.Name).WriteTo(f, 0)
 }
 
 // child is a process of the benchmark.

@@ -47,23 +47,28 @@ func service(i int, first netip.Addr) *registry.Service {
 	return s
 }
 
-// upstreams returns the services that host i calls: all, or narrow of them, of which hot is one.
-func upstreams(i int, all bool) []int {
-	var out []int
+// upstreams returns what host i calls: all services, or narrow of them, of which hot is one.
+func upstreams(i int, all bool) []registry.Upstream {
+	var of []int
 	if all {
 		for j := range services {
-			out = append(out, j)
+			of = append(of, j)
 		}
-		return out
+	} else {
+		of = append(of, hot)
+		if i < users {
+			of = append(of, cold)
+		}
+		for j := 0; len(of) < narrow; j++ {
+			of = append(of, 2+(i*(narrow-1)+j)%(services-2))
+		}
+		slices.Sort(of)
 	}
-	out = append(out, hot)
-	if i < users {
-		out = append(out, cold)
+	out := make([]registry.Upstream, len(of))
+	for k, j := range of {
+		out[k] = registry.Upstream{Service: serviceName(j), Port: 80,
+			Bind: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(20000+j))}
 	}
-	for j := 0; len(out) < narrow; j++ {
-		out = append(out, 2+(i*(narrow-1)+j)%(services-2))
-	}
-	slices.Sort(out)
 	return out
 }
 
@@ -72,20 +77,19 @@ func upstreams(i int, all bool) []int {
 func world(n int, all bool) []*registry.Service {
 	var out []*registry.Service
 	shared := &registry.Service{Name: registry.Name{Namespace: "default", Name: "app"}}
+	everything := upstreams(0, true) // what the source itself holds shall not be most of the memory that is measured
 	for i := range n {
 		w := &registry.Workload{
 			Host:    registry.Host{Name: nodeName(i), Address: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})},
 			Service: shared.Name,
 			Ports:   []registry.WorkloadPort{{Port: registry.Port{Number: 9000, Protocol: registry.HTTP}, Local: netip.MustParseAddrPort("127.0.0.1:9000")}},
+
+			Upstreams: everything,
 		}
 		s := shared
 		if !all {
 			s = &registry.Service{Name: registry.Name{Namespace: "default", Name: fmt.Sprintf("app%04d", i)}}
-			w.Service = s.Name
-		}
-		for _, j := range upstreams(i, all) {
-			w.Upstreams = append(w.Upstreams, registry.Upstream{Service: serviceName(j), Port: 80,
-				Bind: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(20000+j))})
+			w.Service, w.Upstreams = s.Name, upstreams(i, false)
 		}
 		s.Ports = []registry.Port{{Number: 9000, Protocol: registry.HTTP}}
 		s.Endpoints = append(s.Endpoints, &registry.Endpoint{Address: w.Host.Address, Port: 9000, ServicePort: 9000, Workload: w})
