@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,52 +21,62 @@ const (
 	steady     = 10 * time.Second        // one that ran so long is started again at once
 	firstPause = 100 * time.Millisecond
 	maxPause   = 10 * time.Second
-	// drain is how long connections of removed listeners may last, in seconds.
-	drain = "20"
 )
 
-// errRemoved cancels a keeper whose proxy left the plan.
-var errRemoved = errors.New("not in the plan any more")
+// errLeft is how a keeper's work ends.
+var errLeft = errors.New("left")
 
-// keeper is the goroutine that keeps one Envoy running.
+// keeper is the goroutine that keeps one Envoy running as long as the plan has it.
 type keeper struct {
-	a      *Adapter
-	name   string
-	cancel context.CancelCauseFunc
-	done   chan struct{}
+	a       *Adapter
+	name    string
+	wanted  atomic.Bool
+	changed chan struct{} // wanted may have
+	done    chan struct{}
 }
 
-func (a *Adapter) keep(ctx context.Context, name string) *keeper {
-	ctx, cancel := context.WithCancelCause(ctx)
-	k := &keeper{a: a, name: name, cancel: cancel, done: make(chan struct{})}
+func (a *Adapter) keep(ctx context.Context, name string, wanted bool) *keeper {
+	k := &keeper{a: a, name: name, changed: make(chan struct{}, 1), done: make(chan struct{})}
+	k.wanted.Store(wanted)
 	go k.run(ctx)
 	return k
 }
 
-// remove ends the Envoy and the keeper.
-func (k *keeper) remove() { k.cancel(errRemoved) }
+// want says whether the plan has the Envoy.
+func (k *keeper) want(wanted bool) {
+	if k.wanted.Swap(wanted) == wanted {
+		return
+	}
+	select {
+	case k.changed <- struct{}{}:
+	default:
+	}
+}
 
-// run adopts the Envoy that runs or starts one, and again when it ends, until ctx is done.
+func (k *keeper) ended() bool {
+	select {
+	case <-k.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// run adopts the Envoy that runs or starts one, and again when it ends, until ctx is done or the Envoy, not wanted any
+// more, has ended.
 func (k *keeper) run(ctx context.Context) {
+	defer k.a.poke() // it may be wanted again by now
 	defer close(k.done)
-	defer k.cancel(nil)
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = firstPause, maxPause
 	for ctx.Err() == nil {
 		began := time.Now()
 		p, err := k.obtain()
 		if err == nil {
-			select {
-			case <-p.exited:
-				err = p.reap()
-			case <-ctx.Done():
-				if k.a.o.Stop || errors.Is(context.Cause(ctx), errRemoved) {
-					p.end()
-				} else {
-					p.leave()
-				}
-				return
-			}
+			err = k.stay(ctx, p)
+		}
+		if errors.Is(err, errLeft) {
+			return
 		}
 		if time.Since(began) > steady {
 			pause.Reset()
@@ -79,6 +90,41 @@ func (k *keeper) run(ctx context.Context) {
 	}
 }
 
+// stay is with a running Envoy until it ends, or is ended or left. It returns why the Envoy ended by itself.
+func (k *keeper) stay(ctx context.Context, p *proc) error {
+	var d *departure // nil while it is wanted
+	for {
+		switch wanted := k.wanted.Load(); {
+		case wanted && (d == nil || !d.closed):
+			d = nil
+		case d == nil:
+			k.a.o.Log.Info("an Envoy is not wanted any more, it ends with its last connection", "proxy", k.name, "pid", p.pid)
+			d = newDeparture(k.a.admin(k.name))
+		}
+		select {
+		case <-p.exited:
+			err := p.reap()
+			if !k.wanted.Load() {
+				return errLeft
+			}
+			return err
+		case <-ctx.Done():
+			if k.a.o.Stop {
+				p.end()
+			} else {
+				p.leave()
+			}
+			return errLeft
+		case <-k.changed:
+		case <-d.tick():
+			if d.over(ctx) {
+				p.end()
+				return errLeft
+			}
+		}
+	}
+}
+
 // obtain adopts the Envoy that an earlier agent left, or starts one.
 func (k *keeper) obtain() (*proc, error) {
 	all, err := k.a.running()
@@ -86,7 +132,11 @@ func (k *keeper) obtain() (*proc, error) {
 		return nil, fmt.Errorf("look for an Envoy that runs already: %w", err)
 	}
 	procs := all[k.name]
-	if len(procs) == 0 {
+	switch {
+	case len(procs) > 0:
+	case !k.wanted.Load():
+		return nil, errLeft
+	default:
 		return k.start()
 	}
 	for _, extra := range procs[1:] {
@@ -114,7 +164,7 @@ func (k *keeper) start() (*proc, error) {
 	cmd := exec.Command(k.a.o.Envoy, configFlag, k.a.bootstrap(k.name),
 		"--disable-hot-restart",
 		"--concurrency", strconv.FormatUint(uint64(k.a.o.Concurrency), 10),
-		"--drain-time-s", drain,
+		"--drain-time-s", strconv.Itoa(int(drainTime.Seconds())),
 		"--log-level", k.a.o.LogLevel,
 		"--log-format", "envoy "+k.name+" %l %n: %v")
 	// No pipe of this process and no session in common: neither its death nor a Ctrl-C reaches Envoy.

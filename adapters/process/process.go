@@ -60,10 +60,7 @@ func (a *Adapter) Apply(_ context.Context, p adapters.Plan) error {
 	a.mu.Lock()
 	a.plan, a.known = p, true
 	a.mu.Unlock()
-	select {
-	case a.wake <- struct{}{}:
-	default:
-	}
+	a.poke()
 	return nil
 }
 
@@ -83,7 +80,8 @@ func (a *Adapter) prepare(p adapters.Proxy) error {
 func (a *Adapter) folder(name string) string    { return filepath.Join(a.o.Dir, name) }
 func (a *Adapter) bootstrap(name string) string { return filepath.Join(a.o.Dir, name, "envoy.json") }
 
-// Run starts, adopts, restarts and ends Envoys as plans come, until ctx is done.
+// Run starts, adopts, restarts and ends Envoys as plans come, until ctx is done. One that left the plan ends when its
+// last connection has, or has had its time; the others do not wait for that.
 func (a *Adapter) Run(ctx context.Context) error {
 	keepers := map[string]*keeper{}
 	defer func() {
@@ -106,37 +104,42 @@ func (a *Adapter) Run(ctx context.Context) error {
 	}
 }
 
-// match makes keepers those of the plan, and ends Envoys of an earlier agent that the plan does not have.
+// poke has Run look again.
+func (a *Adapter) poke() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// match makes keepers those of the plan, and of the Envoys that the plan does not have any more.
 func (a *Adapter) match(ctx context.Context, keepers map[string]*keeper, plan adapters.Plan) {
+	for name, k := range keepers {
+		if k.ended() {
+			delete(keepers, name)
+		}
+	}
 	want := map[string]bool{}
 	for _, p := range plan.Proxies {
 		want[p.Name] = true
-		if keepers[p.Name] == nil {
-			keepers[p.Name] = a.keep(ctx, p.Name)
+		if k := keepers[p.Name]; k != nil {
+			k.want(true)
+		} else {
+			keepers[p.Name] = a.keep(ctx, p.Name, true)
 		}
 	}
 	for name, k := range keepers {
 		if !want[name] {
-			k.remove()
-		}
-	}
-	for name, k := range keepers {
-		if !want[name] {
-			<-k.done
-			delete(keepers, name)
+			k.want(false)
 		}
 	}
 	strays, err := a.running()
 	if err != nil {
 		a.o.Log.Error("look for Envoys of an earlier agent", "error", err)
 	}
-	for name, procs := range strays {
-		if want[name] {
-			continue // its keeper adopts one
-		}
-		for _, p := range procs {
-			a.o.Log.Info("end an Envoy that is not wanted any more", "proxy", name, "pid", p.pid)
-			p.end()
+	for name := range strays {
+		if keepers[name] == nil {
+			keepers[name] = a.keep(ctx, name, false)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -89,13 +90,19 @@ func (h *host) start(change func(*Options)) (*Adapter, func()) {
 func (h *host) plan(names ...string) adapters.Plan {
 	var p adapters.Plan
 	for _, n := range names {
-		boot := fmt.Sprintf(`{"node":{"id":"h1/%s","cluster":"h1"},"admin":{"address":{"pipe":{"path":%q,"mode":384}}}}`, n, h.admin(n))
+		boot := fmt.Sprintf(`{"node":{"id":"h1/%s","cluster":"h1"},"admin":{"address":{"pipe":{"path":%q,"mode":384}}},
+			"static_resources":{"listeners":[{"name":"echo","address":{"pipe":{"path":%q}},"filter_chains":[{"filters":[
+			{"name":"echo","typed_config":{"@type":"type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo"}}]}]}]}}`,
+			n, h.admin(n), h.echo(n))
 		p.Proxies = append(p.Proxies, adapters.Proxy{ID: "h1/" + n, Name: n, Bootstrap: []byte(boot)})
 	}
 	return p
 }
 
 func (h *host) admin(name string) string { return filepath.Join(h.dir, name, "admin.sock") }
+
+// echo is where an Envoy answers with what it is sent.
+func (h *host) echo(name string) string { return filepath.Join(h.dir, name, "echo.sock") }
 
 func (h *host) apply(a *Adapter, names ...string) {
 	h.t.Helper()
@@ -226,6 +233,50 @@ func TestAnEnvoyThatLeavesThePlanEnds(t *testing.T) {
 	if now := h.pid("host"); now != host {
 		t.Errorf("the other Envoy was process %d, is %d", host, now)
 	}
+}
+
+func TestAnEnvoyThatLeavesThePlanServesItsLastConnection(t *testing.T) {
+	h := newHost(t)
+	a, stop := h.start(nil)
+	h.apply(a, "gw-public", "host")
+	gateway, host := h.pid("gw-public"), h.pid("host")
+	conn, err := net.Dial("unix", h.echo("gw-public"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	exchange := func() {
+		t.Helper()
+		got := make([]byte, 4)
+		if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write([]byte("word")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, got); err != nil || string(got) != "word" {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	exchange()
+	for _, plan := range [][]string{{"host"}, {"gw-public", "host"}, {"host", "other"}} {
+		h.apply(a, plan...)
+		h.pid(plan[len(plan)-1]) // the others do not wait for it
+		exchange()
+	}
+	stop() // the next agent has it go on
+	b, end := h.start(func(o *Options) { o.Stop = true })
+	h.apply(b, "host")
+	h.gone("other")
+	exchange()
+	conn.Close()
+	h.gone("gw-public")
+	if now := h.pid("host"); now != host {
+		t.Errorf("the other Envoy was process %d, is %d", host, now)
+	}
+	end()
+	reapAdopted(gateway)
+	reapAdopted(host)
 }
 
 func TestAnEnvoyThatDoesNotHearEndsAllTheSame(t *testing.T) {
