@@ -21,9 +21,22 @@ type HealthWord struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// HealthMap is what all agents say about their workloads. A workload that is not in it counts as healthy.
-// Immutable: a change is a new map.
+// HealthMap is what all agents say about their workloads. A workload of which no agent has spoken yet counts as
+// unhealthy: its proxy may not even run. Nil is the map of a world without agents, where all are healthy. Immutable: a
+// change is a new map.
 type HealthMap map[WorkloadKey]HealthWord
+
+// Unreported is the reason why a workload of which no agent has spoken is unhealthy.
+const Unreported = "its agent has not reported it yet"
+
+// word returns what the agents say of a workload.
+func (m HealthMap) word(k WorkloadKey) HealthWord {
+	w, ok := m[k]
+	if !ok && m != nil {
+		return HealthWord{Unhealthy, Unreported}
+	}
+	return w
+}
 
 // Catalog is the merged set of services of all registries at one moment. Immutable and persistent: a service
 // whose inputs have not changed since the catalog it was merged from keeps its pointer.

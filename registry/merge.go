@@ -56,7 +56,8 @@ func Merge(prev *Catalog, sets []Set, health HealthMap) *Catalog {
 func stale(old, now inputs) []Name {
 	var names []Name
 	add := func(n Name) { names = append(names, n) }
-	if slices.EqualFunc(old.sets, now.sets, func(a, b Set) bool { return a.Name == b.Name }) {
+	agents := (old.health == nil) == (now.health == nil) // what their silence means is the same
+	if agents && slices.EqualFunc(old.sets, now.sets, func(a, b Set) bool { return a.Name == b.Name }) {
 		for i := range now.sets {
 			diffServices(old.sets[i].Services, now.sets[i].Services, add)
 		}

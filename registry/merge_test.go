@@ -135,6 +135,31 @@ func TestMergeLetsTheWorseHealthHold(t *testing.T) {
 	}
 }
 
+func TestMergeTakesAWorkloadOfWhichNoAgentHasSpokenForUnhealthy(t *testing.T) {
+	inside, outside := inside("s", "h1", "10.0.0.1", ""), outside("10.0.0.2")
+	sets := []Set{{"a", []*Service{service("s", inside, outside)}}}
+	health := func(c *Catalog) (out []Health) {
+		for s := range c.All() {
+			for _, e := range s.Endpoints {
+				out = append(out, e.Health)
+			}
+		}
+		return out
+	}
+	none := Merge(nil, sets, nil)
+	if got := health(none); !slices.Equal(got, []Health{"", ""}) {
+		t.Errorf("in a world without agents: %q", got)
+	}
+	silent := Merge(none, sets, HealthMap{})
+	if got := health(silent); !slices.Equal(got, []Health{Unhealthy, ""}) {
+		t.Errorf("before its agent has spoken: %q", got)
+	}
+	heard := Merge(silent, sets, HealthMap{inside.Workload.Key(): {Health: Healthy}})
+	if got := health(heard); !slices.Equal(got, []Health{Healthy, ""}) {
+		t.Errorf("after its agent has spoken: %q", got)
+	}
+}
+
 func TestMergeKeepsWhatDidNotChange(t *testing.T) {
 	web, db := service("web", outside("10.0.0.1"), outside("10.0.0.2")), service("db", outside("10.0.0.3"))
 	first := Merge(nil, []Set{{"a", []*Service{db, web}}}, nil)

@@ -65,7 +65,7 @@ func mergeEndpoints(parts []part, old []*Endpoint, health HealthMap, d *dissent)
 	out := make([]*Endpoint, 0, len(j.joints))
 	for _, t := range j.joints {
 		if t.Workload != nil {
-			t.hearHealth(health[t.Workload.Key()])
+			t.hearHealth(health.word(t.Workload.Key()))
 		}
 		out = append(out, &t.Endpoint)
 	}

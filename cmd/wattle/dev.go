@@ -140,7 +140,10 @@ func (d *dev) start(ctx context.Context, procs *procs, server proc, b pipeline.B
 		return err
 	}
 	procs.Set(context.WithoutCancel(ctx), want)
-	return d.until(ctx, "every proxy to have its configuration", func() bool { return d.synced(ctx, b.View.ProxyIDs()) })
+	return d.until(ctx, "every workload to be reported and every proxy to have its configuration", func() bool {
+		status, err := d.client.Status(ctx)
+		return err == nil && status.Unreported == 0 && d.synced(ctx, b.View.ProxyIDs())
+	})
 }
 
 // follow brings processes in line with the policy whenever its hosts change. A policy that is not valid is the

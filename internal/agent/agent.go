@@ -95,7 +95,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	}
 	reporter := &reporter{
 		log: log, client: client,
-		plan: &plan, services: &services.held, health: &checks.held, certs: &certs.held,
+		plan: &plan, services: &services.held, health: &checks.held, certs: &certs.held, serving: &proxies.serving,
 	}
 	if cfg.Address.IsValid() {
 		reporter.address = cfg.Address.String()

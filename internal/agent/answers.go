@@ -18,6 +18,15 @@ const (
 	meetPoll = 10 * time.Millisecond
 )
 
+// serving says whether the host's Envoy does what it was told.
+type serving uint8
+
+const (
+	servingUnknown serving = iota // it has yet to start, or an Envoy that runs to find its agent
+	servingYes
+	servingNo // it has not come for long
+)
+
 // answers passes what Envoy says of its configuration on to the server: an acknowledgement only when Envoy has given
 // one, a refusal in Envoy's words. While no Envoy runs, having stored a response is enough; but the first Envoy is
 // waited for, so that a proxy that starts does not count as ready before it is.
@@ -31,7 +40,8 @@ type answers struct {
 	stored   []delivery          // no Envoy was there to answer
 	refused  map[translator.Key]refusal
 	expected bool // an Envoy is meant to run
-	met      bool // it has taken a whole state, or none is expected
+	met      bool // it has taken a whole state, or none is expected, or it has not come for long
+	took     bool // it has taken a whole state
 	since    time.Time
 	ticker   <-chan time.Time
 
@@ -161,15 +171,26 @@ func (a *answers) expect(envoy bool) {
 	if envoy == a.expected {
 		return
 	}
-	a.expected, a.met, a.since = envoy, !envoy, time.Now()
+	a.expected, a.met, a.took, a.since = envoy, !envoy, false, time.Now()
 	if !envoy {
 		a.release(nil)
 	}
 }
 
+// serving says whether the proxy does what it was told.
+func (a *answers) serving() serving {
+	switch {
+	case a.took:
+		return servingYes
+	case a.expected && a.met:
+		return servingNo
+	}
+	return servingUnknown
+}
+
 // poll returns a channel on which to look for the first Envoy, nil while there is no need.
 func (a *answers) poll() <-chan time.Time {
-	if len(a.stored) == 0 {
+	if a.took || !a.expected {
 		return nil
 	}
 	if a.ticker == nil {
@@ -183,9 +204,9 @@ func (a *answers) look() {
 	a.ticker = nil
 	switch {
 	case a.settled():
-		a.met = true
+		a.met, a.took = true, true
 		a.release(a.nacks(0))
-	case time.Since(a.since) > meetLimit:
+	case !a.met && time.Since(a.since) > meetLimit:
 		a.log.Warn("no Envoy has come for its configuration", "proxy", a.proxy)
 		a.met = true
 		a.release(nil)

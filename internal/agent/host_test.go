@@ -107,8 +107,10 @@ func TestOneRefusedCertificateHoldsUpNoOtherWorkload(t *testing.T) {
 	w.refuse(svc("api"), false)
 	w.answers("ADDR:10080", 200)
 	w.wait("the report that api waits no more", func() error {
-		if h := w.lastReport().GetHealth(); len(h) > 0 {
-			return fmt.Errorf("%v", h)
+		for _, h := range w.lastReport().GetHealth() {
+			if !h.GetHealthy() {
+				return fmt.Errorf("%v", h)
+			}
 		}
 		return nil
 	})

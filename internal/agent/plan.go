@@ -47,6 +47,7 @@ type proxies struct {
 	node    *value[*credential]
 	plan    *value[*planpb.HostPlan]
 	certs   *value[holdings]
+	serving value[serving] // the host's own proxy
 }
 
 // run follows the plan until ctx is done. The host's own proxy has its relay from the start, since the plan comes
@@ -125,6 +126,11 @@ func (p *proxies) relay(ctx context.Context, host, name string) {
 	}
 	if name == hostProxy {
 		o.SetPlan = p.plan.Set
+		o.SetServing = func(now serving) {
+			if p.serving.Now() != now {
+				p.serving.Set(now)
+			}
+		}
 	}
 	pause := newPause()
 	for {

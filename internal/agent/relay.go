@@ -33,8 +33,9 @@ type relayOptions struct {
 	Node  *value[*credential]
 	Plan  *value[*planpb.HostPlan]
 	Certs *value[holdings]
-	// SetPlan, if set, makes this the relay that fetches the host's plan.
-	SetPlan func(*planpb.HostPlan)
+	// SetPlan, if set, makes this the relay that fetches the host's plan, and SetServing is told how its Envoy is.
+	SetPlan    func(*planpb.HostPlan)
+	SetServing func(serving)
 }
 
 // relay stands between the server and one Envoy. It keeps a delta stream to the server for the proxy and serves
@@ -151,6 +152,9 @@ func (r *relay) loop(ctx context.Context) error {
 		}
 		r.open(plan, held)
 		r.answers.expect(plan == nil || len(r.identities(plan)) > 0)
+		if r.o.SetServing != nil {
+			r.o.SetServing(r.answers.serving())
+		}
 		select {
 		case resp := <-r.inbox:
 			r.receive(resp)

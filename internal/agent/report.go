@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -18,6 +19,16 @@ import (
 // a host that has none yet gets it by reporting.
 const firstReport = time.Second
 
+// facts are what a report is made of.
+type facts struct {
+	plan    *planpb.HostPlan
+	local   *registrations
+	checked map[workload]health
+	held    holdings
+	serving serving
+	waited  bool // the first plan has had its time
+}
+
 // reporter tells the server what runs on this host and how it is.
 type reporter struct {
 	log      *slog.Logger
@@ -27,8 +38,10 @@ type reporter struct {
 	services *value[*registrations]
 	health   *value[map[workload]health]
 	certs    *value[holdings]
+	serving  *value[serving]
 
-	begun   bool // something was reported
+	begun   bool                // something was reported
+	last    map[workload]health // that was
 	refused []*apipb.Refusal
 }
 
@@ -78,14 +91,17 @@ func (r *reporter) stream(ctx context.Context) error {
 	}()
 	defer func() { cancel(); <-ended }()
 	var sent *apipb.ReportRequest
-	patience, waited := time.After(firstReport), false
+	patience := time.After(firstReport)
+	var f facts
 	for {
-		plan, planned := r.plan.Load()
-		local, registered := r.services.Load()
-		checked, healthChanged := r.health.Load()
-		held, certified := r.certs.Load()
-		if r.complete(plan, local, checked, waited) {
-			if now := r.report(plan, local, checked, held); !proto.Equal(now, sent) {
+		var planned, registered, checked, certified, served <-chan struct{}
+		f.plan, planned = r.plan.Load()
+		f.local, registered = r.services.Load()
+		f.checked, checked = r.health.Load()
+		f.held, certified = r.certs.Load()
+		f.serving, served = r.serving.Load()
+		if r.complete(f) {
+			if now := r.report(f); !proto.Equal(now, sent) {
 				if stream.Send(now) != nil {
 					err := <-ended // only Recv knows why
 					ended <- err
@@ -97,10 +113,11 @@ func (r *reporter) stream(ctx context.Context) error {
 		select {
 		case <-planned:
 		case <-registered:
-		case <-healthChanged:
+		case <-checked:
 		case <-certified:
+		case <-served:
 		case <-patience:
-			waited = true
+			f.waited = true
 		case resp := <-answers:
 			r.answer(resp)
 		case err := <-ended:
@@ -111,48 +128,69 @@ func (r *reporter) stream(ctx context.Context) error {
 }
 
 // complete reports whether there is enough to tell. A report is the whole truth: an agent that has just started
-// must not take back what the one before it said, so it waits until it knows its services and the first result
-// of every check, which takes no longer than their timeouts.
-func (r *reporter) complete(plan *planpb.HostPlan, local *registrations, checked map[workload]health, waited bool) bool {
-	if local == nil {
+// must not take back what the one before it said, so it waits until it knows its services, the first result of
+// every check, which takes no longer than their timeouts, which certificates it has, and how its Envoy is.
+func (r *reporter) complete(f facts) bool {
+	if f.local == nil {
 		return false
 	}
 	if r.begun {
 		return true
 	}
-	if plan == nil {
-		return waited
+	if f.plan == nil {
+		return f.waited
 	}
-	for _, w := range plan.GetWorkloads() {
-		if len(probes(w)) > 0 && !checked[workloadOf(w)].known {
+	for _, w := range f.plan.GetWorkloads() {
+		if _, tried := f.held[w.GetIdentity()]; !tried || f.serving == servingUnknown {
+			return false
+		}
+		if len(probes(w)) > 0 && !f.checked[workloadOf(w)].known {
 			return false
 		}
 	}
 	return true
 }
 
-// report makes the whole report. A workload is in it when its checks are known, or when it cannot be reached for
-// want of a certificate.
-func (r *reporter) report(plan *planpb.HostPlan, local *registrations, checked map[workload]health, held holdings) *apipb.ReportRequest {
-	out := &apipb.ReportRequest{Address: r.address, Registrations: local.list}
-	for _, w := range plan.GetWorkloads() {
+// report makes the whole report, with every workload of the plan.
+func (r *reporter) report(f facts) *apipb.ReportRequest {
+	out := &apipb.ReportRequest{Address: r.address, Registrations: f.local.list}
+	now := map[workload]health{}
+	for _, w := range f.plan.GetWorkloads() {
 		key := workloadOf(w)
-		h := checked[key]
-		if waiting := held[w.GetIdentity()].waiting; waiting != "" {
-			h = health{known: true, reason: "waiting for certificate: " + waiting}
-		}
-		if !h.known {
-			continue
-		}
+		h := r.judge(w, f)
+		now[key] = h
 		out.Health = append(out.Health, &apipb.HealthReport{
 			Namespace: key.namespace, Service: key.service, Instance: key.instance,
 			Healthy: h.healthy, Reason: h.reason,
 		})
 	}
+	r.last = now
 	slices.SortFunc(out.Health, func(a, b *apipb.HealthReport) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Instance, b.Instance))
 	})
 	return out
+}
+
+// judge says how a workload is: what its checks say, unless nobody could reach it anyway. Until a check that is new has
+// its first result, what was reported before holds.
+func (r *reporter) judge(w *planpb.Workload, f facts) health {
+	held, checked := f.held[w.GetIdentity()], f.checked[workloadOf(w)]
+	last, reported := r.last[workloadOf(w)]
+	switch {
+	case held.leaf == nil:
+		return health{reason: strings.TrimSuffix("waiting for certificate: "+held.waiting, ": ")}
+	case f.serving == servingUnknown:
+		return health{reason: "waiting for the host's Envoy"}
+	case f.serving == servingNo:
+		return health{reason: "the host's Envoy does not run"}
+	case len(probes(w)) == 0:
+		return health{healthy: true}
+	case !checked.known && reported:
+		return last
+	case !checked.known:
+		return health{reason: "its first check is under way"}
+	}
+	return checked
 }
 
 // answer logs what the server refuses, once.

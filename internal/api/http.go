@@ -133,6 +133,11 @@ func (h *handler) status() (any, error) {
 		for svc := range st.Catalog.All() {
 			s.Services++
 			s.Endpoints += len(svc.Endpoints)
+			for _, e := range svc.Endpoints {
+				if e.Workload != nil && e.Reason == registry.Unreported {
+					s.Unreported++
+				}
+			}
 		}
 	}
 	return s, nil

@@ -21,7 +21,8 @@ type Status struct {
 	Proxies     ProxyCounts         `json:"proxies"`
 	Services    int                 `json:"services"` // in the catalog
 	Endpoints   int                 `json:"endpoints"`
-	Nodes       int                 `json:"nodes"` // that were let into the mesh
+	Unreported  int                 `json:"unreported"` // endpoints in the mesh of which no agent has spoken yet
+	Nodes       int                 `json:"nodes"`      // that were let into the mesh
 	TrustDomain string              `json:"trust_domain"`
 	Store       string              `json:"store"` // its id
 	Version     string              `json:"version"`

@@ -87,8 +87,12 @@ func (m *mesh) tryWattle(args ...string) (string, error) {
 func (m *mesh) ready(want []string) {
 	m.t.Helper()
 	eventually(m.t, "the proxies to be in sync", func() error {
-		if s, err := m.tryStatus(); err != nil || !s.Ready {
+		s, err := m.tryStatus()
+		if err != nil || !s.Ready {
 			return fmt.Errorf("not ready: %v, %+v", m.alive(err, m.server), s)
+		}
+		if len(m.bare) == 0 && s.Unreported > 0 {
+			return fmt.Errorf("%d endpoints are not reported by their agents", s.Unreported)
 		}
 		proxies, err := m.proxies()
 		if err != nil {

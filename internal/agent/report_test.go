@@ -1,0 +1,72 @@
+package agent
+
+import (
+	"testing"
+
+	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
+)
+
+func TestAWorkloadTakesRequestsWhenNothingIsInTheWay(t *testing.T) {
+	const id = "spiffe://mesh.local/ns/default/svc/web"
+	plain := &planpb.Workload{Namespace: "default", Service: "web", Identity: id}
+	checked := &planpb.Workload{
+		Namespace: "default", Service: "web", Identity: id,
+		Ports:  []*planpb.Port{{Number: 80, Local: "127.0.0.1:80"}},
+		Checks: []*planpb.Check{{Type: "tcp", Port: 80}},
+	}
+	if len(probes(checked)) != 1 {
+		t.Fatal("the workload has no check")
+	}
+	key := workloadOf(plain)
+	certified, dead := holdings{id: {leaf: &leaf{}}}, health{known: true, reason: "connection refused"}
+	for _, c := range []struct {
+		name   string
+		w      *planpb.Workload
+		facts  facts
+		last   map[workload]health
+		reason string // empty: healthy
+	}{
+		{"nothing to check", plain, facts{held: certified, serving: servingYes}, nil, ""},
+		{"no certificate asked for yet", plain, facts{serving: servingYes}, nil, "waiting for certificate"},
+		{"a certificate refused", plain, facts{held: holdings{id: {waiting: "not granted"}}, serving: servingYes}, nil, "waiting for certificate: not granted"},
+		{"an Envoy that starts", plain, facts{held: certified}, nil, "waiting for the host's Envoy"},
+		{"an Envoy that does not start", plain, facts{held: certified, serving: servingNo}, nil, "the host's Envoy does not run"},
+		{"a check under way", checked, facts{held: certified, serving: servingYes}, nil, "its first check is under way"},
+		{"a check that fails", checked, facts{held: certified, serving: servingYes, checked: map[workload]health{key: dead}}, nil, "connection refused"},
+		{"a check that succeeds", checked, facts{held: certified, serving: servingYes, checked: map[workload]health{key: {known: true, healthy: true}}}, nil, ""},
+		{"a check that is new for a workload that takes requests", checked, facts{held: certified, serving: servingYes}, map[workload]health{key: {healthy: true}}, ""},
+	} {
+		r := &reporter{last: c.last}
+		if got := r.judge(c.w, c.facts); got.healthy != (c.reason == "") || got.reason != c.reason {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+	}
+}
+
+// A report is the whole truth: one that is made too early takes back what an agent before said.
+func TestTheFirstReportWaitsUntilThereIsEnoughToTell(t *testing.T) {
+	const id = "spiffe://mesh.local/ns/default/svc/web"
+	plan := &planpb.HostPlan{Workloads: []*planpb.Workload{{Namespace: "default", Service: "web", Identity: id}}}
+	all := facts{plan: plan, local: &registrations{}, held: holdings{id: {}}, serving: servingNo}
+	for name, c := range map[string]struct {
+		change func(*facts)
+		want   bool
+	}{
+		"all is known":                  {func(*facts) {}, true},
+		"its own services are not":      {func(f *facts) { f.local = nil }, false},
+		"its certificates are not":      {func(f *facts) { f.held = nil }, false},
+		"its Envoy is not":              {func(f *facts) { f.serving = servingUnknown }, false},
+		"its plan is not":               {func(f *facts) { f.plan = nil }, false},
+		"its plan is not, for a second": {func(f *facts) { f.plan, f.waited = nil, true }, true},
+		"nothing is to run here":        {func(f *facts) { f.plan, f.held, f.serving = &planpb.HostPlan{}, nil, servingUnknown }, true},
+	} {
+		f := all
+		c.change(&f)
+		if got := (&reporter{}).complete(f); got != c.want {
+			t.Errorf("%s: complete is %t", name, got)
+		}
+		if !(&reporter{begun: true}).complete(facts{local: &registrations{}}) {
+			t.Error("later reports wait")
+		}
+	}
+}
