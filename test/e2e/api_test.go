@@ -18,6 +18,7 @@ import (
 // The API's answers as a client of another language would read them.
 
 type status struct {
+	Unreported  int          `json:"unreported"`
 	Ready       bool         `json:"ready"`
 	Revision    uint64       `json:"revision"`
 	Diagnostics []diagnostic `json:"diagnostics"`
