@@ -155,6 +155,21 @@ func (n *node) sign(ctx context.Context, conn grpc.ClientConnInterface, identity
 	return &tls.Certificate{Certificate: resp.GetChain(), PrivateKey: key, Leaf: leaf}, err
 }
 
+// report says, as the node's agent would, that its workload of a service is healthy.
+func (n *node) report(t *testing.T, conn grpc.ClientConnInterface, service string) {
+	t.Helper()
+	stream, err := apipb.NewNodeClient(conn).Report(t.Context())
+	if err == nil {
+		err = stream.Send(&apipb.ReportRequest{Health: []*apipb.HealthReport{{Namespace: "default", Service: service, Healthy: true}}})
+	}
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // standIn makes a certificate with the names of the server's own one, with the CA's key: what the server could
 // make itself.
 func (m *mesh) standIn(t *testing.T, n *node) tls.Certificate {

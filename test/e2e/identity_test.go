@@ -82,9 +82,12 @@ func TestIdentity(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.reached(t, request{Addr: "127.0.X.11:9100"})
+	h9.report(t, conn, "spy")
 
 	t.Run("the callee sees which workload of a host calls", func(t *testing.T) {
 		spy(t, m.at("127.0.X.19:7443"), cert, h9.pool)
+		m.reached(t, request{Addr: "127.0.X.11:9101"})
+		m.reached(t, request{Addr: "127.0.X.11:9111"})
 		m.callsCarryTheirIdentity(t)
 	})
 	t.Run("a callee that holds another identity is not called", func(t *testing.T) {

@@ -208,7 +208,7 @@ type ReportRequest struct {
 	MeshPort uint32 `protobuf:"varint,2,opt,name=mesh_port,json=meshPort,proto3" json:"mesh_port,omitempty"`
 	// The workloads declared on the host itself (services.d). Complete.
 	Registrations []*Registration `protobuf:"bytes,3,rep,name=registrations,proto3" json:"registrations,omitempty"`
-	// One entry for each workload that has checks. Complete.
+	// One entry for each workload of the plan. Complete: a workload without one takes no requests.
 	Health        []*HealthReport `protobuf:"bytes,4,rep,name=health,proto3" json:"health,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
