@@ -263,7 +263,7 @@ func TestOneRefusedCertificateStopsNobodyElse(t *testing.T) {
 	began := time.Now()
 	m.reached(t, request{Addr: "127.0.X.11:9110"})
 	t.Logf("batch calls %s after its Envoy was started", time.Since(began).Round(time.Millisecond))
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > time.Second {
 		t.Errorf("batch calls only after %s", took)
 	}
 	if resp, err := call(t.Context(), request{Addr: m.at("127.0.X.11:9100")}); err == nil && resp.Status == http.StatusOK {
