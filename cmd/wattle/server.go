@@ -85,14 +85,16 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, base 
 	}
 	s = &server{log: log, cfg: cfg, metrics: prometheus.NewRegistry()}
 	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if s.store, err = store.Open(filepath.Join(cfg.StateDir, "wattle.db")); err != nil {
+	kept, err := store.Open(filepath.Join(cfg.StateDir, "wattle.db"))
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.store.Close())
+			err = errors.Join(err, kept.Close())
 		}
 	}()
+	s.store = kept
 	if s.ca, err = openCA(cmd, cfg, vars); err != nil {
 		return nil, err
 	}
