@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -31,12 +32,16 @@ func (n named) String() string {
 	return fmt.Sprintf("%s %s (%s)", n.kind, name, n.origin)
 }
 
-// Same reports whether two policies of one Loader are equal: blocks that did not change keep their pointer.
+// Same reports whether two policies are equal.
 func Same(a, b *configs.Policy) bool {
 	return a != nil && b != nil && *a.Mesh == *b.Mesh &&
-		slices.Equal(a.VirtualServices, b.VirtualServices) && slices.Equal(a.DestinationRules, b.DestinationRules) &&
-		slices.Equal(a.Gateways, b.Gateways) && slices.Equal(a.Hosts, b.Hosts) && slices.Equal(a.Services, b.Services)
+		slices.EqualFunc(a.VirtualServices, b.VirtualServices, equal) && slices.EqualFunc(a.DestinationRules, b.DestinationRules, equal) &&
+		slices.EqualFunc(a.Gateways, b.Gateways, equal) && slices.EqualFunc(a.Hosts, b.Hosts, equal) && slices.EqualFunc(a.Services, b.Services, equal)
 }
+
+// equal compares blocks. Those that did not change between two loads keep their pointer, but a block that was missing
+// from a load comes back as another one: a policy that is never put in force is a load, too.
+func equal[T any](a, b *T) bool { return a == b || reflect.DeepEqual(a, b) }
 
 // hash identifies a policy's content across restarts.
 func hash(p *configs.Policy) (string, error) {
@@ -49,7 +54,6 @@ func hash(p *configs.Policy) (string, error) {
 }
 
 // describe says in a line what differs between two policies: "virtual_service reviews (policy/reviews.hcl:12)".
-// Blocks that kept their pointer did not change.
 func describe(old, now *configs.Policy) string {
 	if old == nil {
 		return "the first policy"
@@ -77,7 +81,7 @@ func diff[T any](kind string, old, now []*T, block func(*T) configs.Block) []nam
 			c = 1
 		case j == len(now):
 			c = -1
-		case old[i] == now[j]:
+		case equal(old[i], now[j]):
 			i, j = i+1, j+1
 			continue
 		default:

@@ -91,6 +91,54 @@ func TestAPolicyThatWaitsForAServiceIsTakenWhenItComes(t *testing.T) {
 	w.until(func(s *State) bool { return s.Revision == 2 && !s.Rejected })
 }
 
+func TestTheFirstPolicyIsTakenWithWarningsThatTheLogSays(t *testing.T) {
+	w := start(t, map[string]string{"mesh.hcl": host, "routes.hcl": routes("ratings")})
+	s := w.until(func(s *State) bool { return s.Ready })
+	if s.Rejected || s.Diagnostics.HasErrors() || len(s.Diagnostics) == 0 {
+		t.Fatalf("rejected %t: %v", s.Rejected, s.Diagnostics)
+	}
+	for _, want := range []string{"level=WARN", "revision 1 is in force with warnings", "routes.hcl:5", "ratings"} {
+		if !strings.Contains(w.log.String(), want) {
+			t.Errorf("log lacks %q: %s", want, w.log.String())
+		}
+	}
+	// They are said once, not with every revision.
+	w.write("mesh.hcl", strings.Replace(host, "9080", "9081", 1))
+	w.until(func(s *State) bool { return s.Revision == 2 })
+	if n := strings.Count(w.log.String(), "level=WARN"); n != 1 {
+		t.Errorf("%d warnings: %s", n, w.log.String())
+	}
+}
+
+// A block that a rejected policy lacked is not the same block when it comes back, but it is equal.
+func TestAPolicyThatIsMendedToWhatIsInForceIsNoRevision(t *testing.T) {
+	const h2 = "host \"h2\" {\n  address = \"127.0.0.3\"\n  service \"ratings\" { port = 82 }\n}\n"
+	w := start(t, map[string]string{"mesh.hcl": host, "h2.hcl": h2, "routes.hcl": routes("ratings")})
+	before := w.until(func(s *State) bool { return s.Ready })
+
+	w.remove("h2.hcl") // and with it the service that the route names
+	w.until(func(s *State) bool { return s.Rejected })
+	w.write("h2.hcl", h2)
+	s := w.until(func(s *State) bool { return !s.Rejected })
+	if s.Revision != 1 || s.Policy != before.Policy || s.Output != before.Output || len(s.Diagnostics) > 0 {
+		t.Errorf("revision %d, %v", s.Revision, s.Diagnostics)
+	}
+	if log := w.log.String(); strings.Contains(log, "revision 1: ") || !strings.Contains(log, "valid again") {
+		t.Errorf("log: %s", log)
+	}
+
+	// The next revision names what it changes, and nothing that only came back.
+	w.remove("h2.hcl")
+	w.until(func(s *State) bool { return s.Rejected })
+	w.write("mesh.hcl", strings.Replace(host, "9080", "9081", 1))
+	w.write("h2.hcl", h2)
+	w.until(func(s *State) bool { return s.Revision == 2 && !s.Rejected })
+	w.Converged(2, 1, 0, time.Millisecond)
+	if log := w.log.String(); !strings.Contains(log, "revision 2: host h1 (mesh.hcl:2): 1 proxy") {
+		t.Errorf("log: %s", log)
+	}
+}
+
 func TestNothingIsPublishedBeforeTheRegistriesAreReady(t *testing.T) {
 	w := prepare(t, map[string]string{"mesh.hcl": host})
 	w.registries.ready = make(chan struct{})

@@ -14,6 +14,9 @@ import (
 	"github.com/wattle-mesh/wattle/translator"
 )
 
+// maxWarned bounds how many warnings a line of the log spells out.
+const maxWarned = 10
+
 // round is the loop goroutine's own state: what the stages last made.
 type round struct {
 	l       *Loop
@@ -88,11 +91,33 @@ func (r *round) refuse(diags configs.Diagnostics) {
 	case slices.Equal(was, r.refused):
 	case len(diags) == 0:
 		r.l.o.Log.Info("the policy folder is valid again")
+	case r.state.Policy == nil:
+		r.l.o.Log.Error("policy rejected, none is in force yet\n" + text(r.refused))
 	default:
-		var text strings.Builder
-		_ = r.refused.WriteText(&text, false) // a Builder takes everything
-		r.l.o.Log.Error(fmt.Sprintf("policy rejected, revision %d stays in force\n%s", r.state.Revision, strings.TrimSpace(text.String())))
+		r.l.o.Log.Error(fmt.Sprintf("policy rejected, revision %d stays in force\n%s", r.state.Revision, text(r.refused)))
 	}
+}
+
+// warn notes what is wrong with what is in force, and says what of it is news.
+func (r *round) warn(diags configs.Diagnostics, revision uint64) {
+	was := r.warned
+	r.warned = r.loader.Locate(warnings(diags))
+	news := slices.DeleteFunc(slices.Clone(r.warned), func(d configs.Diagnostic) bool { return about(was, d) })
+	if len(news) == 0 {
+		return
+	}
+	more := ""
+	if n := len(news) - maxWarned; n > 0 {
+		news, more = news[:maxWarned], fmt.Sprintf("\n\nand %d more: see wattle status", n)
+	}
+	r.l.o.Log.Warn(fmt.Sprintf("revision %d is in force with warnings\n%s%s", revision, text(news), more))
+}
+
+// text is how diagnostics stand in the log.
+func text(ds configs.Diagnostics) string {
+	var b strings.Builder
+	_ = ds.WriteText(&b, false) // a Builder takes everything
+	return strings.TrimSpace(b.String())
 }
 
 // show publishes the state with what is wrong; if that is nothing, with the warnings of what is in force.
@@ -130,9 +155,12 @@ func (r *round) fresh(diags configs.Diagnostics) configs.Diagnostics {
 		return nil
 	}
 	_, old := r.build(r.state.Policy)
-	return slices.DeleteFunc(slices.Clone(diags), func(d configs.Diagnostic) bool {
-		return slices.ContainsFunc(old, func(o configs.Diagnostic) bool { return o.Code == d.Code && o.Summary == d.Summary })
-	})
+	return slices.DeleteFunc(slices.Clone(diags), func(d configs.Diagnostic) bool { return about(old, d) })
+}
+
+// about reports whether one of ds says what d says, maybe of another line.
+func about(ds configs.Diagnostics, d configs.Diagnostic) bool {
+	return slices.ContainsFunc(ds, func(o configs.Diagnostic) bool { return o.Code == d.Code && o.Summary == d.Summary })
 }
 
 func (r *round) health() registry.HealthMap {
@@ -151,7 +179,7 @@ func (r *round) commit(next *State, diags configs.Diagnostics, began time.Time) 
 	}
 	next.Rejected = len(r.refused) > 0
 	next.Diagnostics = r.refused
-	r.warned = r.loader.Locate(warnings(diags))
+	r.warn(diags, next.Revision)
 	if !next.Rejected {
 		next.Diagnostics = r.warned
 	}
