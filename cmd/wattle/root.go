@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"strings"
 
@@ -32,13 +33,68 @@ Flags may be written with one dash or two. Exit codes: 0 done, 1 failed, 2 wrong
 	}
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &invalid{err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &invalid{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
+	})
 	root.AddCommand(
 		newDev(), newServer(), newAgent(),
 		newValidate(), newFmt(), newDump(), newExplain(),
 		newStatus(), newProxy(), newToken(), newCA(),
 	)
+	root.SetHelpCommand(newHelp())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	group(root)
 	return root
+}
+
+// group has commands that only hold others say so when none of these is named: cobra prints help, as if all were well.
+func group(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		group(sub)
+	}
+	if cmd.Runnable() || !cmd.HasSubCommands() {
+		return
+	}
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, a []string) error {
+		switch {
+		case len(a) > 0:
+			return unknown(cmd, a[0])
+		case cmd.HasParent():
+			return &invalid{fmt.Errorf("%s needs a command; see %[1]s --help", cmd.CommandPath())}
+		}
+		return cmd.Help()
+	}
+}
+
+// unknown says that a command has no subcommand of that name.
+func unknown(cmd *cobra.Command, name string) error {
+	cmd.SuggestionsMinimumDistance = 2
+	_, whole, _ := strings.Cut(cmd.CommandPath()+" "+name, " ")
+	hint := fmt.Sprintf("see %s --help", cmd.CommandPath())
+	if near := cmd.SuggestionsFor(name); len(near) > 0 {
+		hint = fmt.Sprintf("did you mean %s?", strings.Join(near, " or "))
+	}
+	return &invalid{fmt.Errorf("there is no command %q; %s", whole, hint)}
+}
+
+// newHelp makes the help command. Cobra's own takes a wrong name without an error.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Say what a command does",
+		RunE: func(cmd *cobra.Command, a []string) error {
+			about, rest, err := cmd.Root().Find(a)
+			if err == nil && len(rest) > 0 {
+				err = unknown(about, rest[0])
+			}
+			if err != nil {
+				return err
+			}
+			return about.Help()
+		},
+	}
 }
 
 // longFlags lets flags be written HashiCorp's way: "-json" is "--json" where a command knows such a flag.
@@ -71,7 +127,7 @@ func longFlags(root *cobra.Command, args []string) []string {
 func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, a []string) error {
 		if err := check(cmd, a); err != nil {
-			return &invalid{err}
+			return &invalid{fmt.Errorf("%w; usage: %s", err, cmd.UseLine())}
 		}
 		return nil
 	}
