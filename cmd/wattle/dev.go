@@ -42,7 +42,7 @@ watch the mesh follow. Ctrl-C ends everything and leaves nothing behind: state l
 			return err
 		}
 		d := &dev{dir: a[0], options: o, http: *http, agents: *agents, joined: map[string]bool{}}
-		d.out = newLines(cmd.OutOrStdout(), colored(cmd.OutOrStdout()))
+		d.out = newLines(cmd.OutOrStdout(), nil)
 		b := pipeline.Build(d.dir, o)
 		if err := refuse(cmd.ErrOrStderr(), b.Diagnostics); err != nil {
 			return err
@@ -259,7 +259,7 @@ func (d *dev) want(ctx context.Context, server proc, policy *configs.Policy) ([]
 func (d *dev) agent(ctx context.Context, h *configs.Host) (proc, error) {
 	home := filepath.Join(d.state, h.Name)
 	file := filepath.Join(home, "agent.hcl")
-	p := proc{Name: "agent " + h.Name, Args: []string{d.self, "agent", "-config", file}, Dir: d.state}
+	p := proc{Name: "agent " + h.Name, Args: []string{d.self, "agent", "-config", file}, Dir: d.state, Show: brief}
 	if d.joined[h.Name] {
 		return p, nil
 	}

@@ -11,6 +11,9 @@ import (
 	"github.com/wattle-mesh/wattle/configs"
 )
 
+// logTime is how lines for people say the time.
+const logTime = time.TimeOnly + ".000"
+
 // newLog makes a process's logger: lines for people, or JSON.
 func newLog(w io.Writer, level, format string) *slog.Logger {
 	var l slog.Level
@@ -20,7 +23,7 @@ func newLog(w io.Writer, level, format string) *slog.Logger {
 	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
 	}
-	return slog.New(tint.NewTextHandler(w, &tint.Options{Level: l, TimeFormat: time.TimeOnly + ".000", NoColor: !colored(w)}))
+	return slog.New(tint.NewTextHandler(w, &tint.Options{Level: l, TimeFormat: logTime, NoColor: !colored(w)}))
 }
 
 // refuse prints diagnostics; if there is an error among them, the command ends with it.

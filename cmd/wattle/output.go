@@ -20,9 +20,14 @@ func printJSON(w io.Writer, v any) error {
 
 // colored reports whether w is a terminal whose user has not asked for plain text (no-color.org).
 func colored(w io.Writer) bool {
-	f, ok := w.(*os.File)
 	_, no := os.LookupEnv("NO_COLOR")
-	return ok && !no && isatty.IsTerminal(f.Fd())
+	return !no && terminal(w)
+}
+
+// terminal reports whether w is one.
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && isatty.IsTerminal(f.Fd())
 }
 
 // table prints rows in aligned columns.

@@ -26,6 +26,7 @@ type proc struct {
 	Args []string
 	Env  []string // added to this process's own
 	Dir  string
+	Show func(line string) string // how its lines are shown; nil: as they are
 }
 
 func (p proc) equal(o proc) bool {
@@ -68,10 +69,12 @@ func newProcs(out *lines) (*procs, error) {
 func (p *procs) Set(ctx context.Context, want []proc) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	keep := map[string]bool{}
+	keep, names := map[string]bool{}, make([]string, 0, len(want))
 	for _, w := range want {
 		keep[w.Name] = true
+		names = append(names, w.Name)
 	}
+	p.out.Fit(names)
 	for name, k := range p.running {
 		i := slices.IndexFunc(want, func(w proc) bool { return w.Name == name })
 		if !keep[name] || !want[i].equal(k.proc) {
@@ -142,7 +145,7 @@ func (p *procs) once(ctx context.Context, k *keeper) error {
 	}
 	// Grandchildren may hold the pipe after k ended: what is read is not waited for.
 	go func() {
-		p.out.Copy(k.Name, r)
+		p.out.Copy(k.Name, r, k.Show)
 		r.Close()
 	}()
 
