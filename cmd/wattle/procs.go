@@ -22,7 +22,8 @@ const stopGrace = 2 * time.Second
 
 // proc is one process that should run.
 type proc struct {
-	Name string
+	ID   string // tells it from all others
+	Name string // what stands before its lines
 	Args []string
 	Env  []string // added to this process's own
 	Dir  string
@@ -34,13 +35,16 @@ func (p proc) equal(o proc) bool {
 }
 
 // procs keeps child processes running: it starts what should run, starts again what ended, ends what should
-// not run any more. Nothing it started outlives Stop, nor this process: children get SIGTERM when it dies.
+// not run any more. Nothing it started outlives Stop, nor this process: children get SIGTERM when it dies. Its
+// methods are for one goroutine at a time.
 type procs struct {
 	out   *lines
+	grace time.Duration
 	start chan func() // run on one locked thread: the death signal is bound to the thread that forked
 
-	mu      sync.Mutex
-	running map[string]*keeper
+	running map[string]*keeper // by proc ID
+	ending  []*keeper          // told to end; some may have
+	keepers sync.WaitGroup
 }
 
 // keeper is the goroutine that keeps one proc running.
@@ -50,12 +54,21 @@ type keeper struct {
 	done   chan struct{}
 }
 
+func (k *keeper) ended() bool {
+	select {
+	case <-k.done:
+		return true
+	default:
+		return false
+	}
+}
+
 func newProcs(out *lines) (*procs, error) {
 	// Envoys survive their agent by design; when it dies they become ours, to be ended by Stop.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("become the reaper of child processes: %w", err)
 	}
-	p := &procs{out: out, start: make(chan func()), running: map[string]*keeper{}}
+	p := &procs{out: out, grace: stopGrace, start: make(chan func()), running: map[string]*keeper{}}
 	go func() {
 		runtime.LockOSThread()
 		for f := range p.start {
@@ -65,40 +78,54 @@ func newProcs(out *lines) (*procs, error) {
 	return p, nil
 }
 
-// Set makes the running processes those of want: others are ended, changed ones started anew.
-func (p *procs) Set(ctx context.Context, want []proc) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	keep, names := map[string]bool{}, make([]string, 0, len(want))
+// Set makes the running processes those of want: others are ended, all at once, and changed ones started anew. It does
+// not wait for that: what is new starts when what must go has ended, whose addresses it may need.
+func (p *procs) Set(want []proc) {
+	wanted := map[string]proc{}
+	names := make([]string, 0, len(want))
 	for _, w := range want {
-		keep[w.Name] = true
+		wanted[w.ID] = w
 		names = append(names, w.Name)
 	}
 	p.out.Fit(names)
-	for name, k := range p.running {
-		i := slices.IndexFunc(want, func(w proc) bool { return w.Name == name })
-		if !keep[name] || !want[i].equal(k.proc) {
-			k.cancel()
-			<-k.done
-			delete(p.running, name)
+	p.ending = slices.DeleteFunc(p.ending, (*keeper).ended)
+	for id, k := range p.running {
+		w, ok := wanted[id]
+		if ok && w.equal(k.proc) {
+			continue
 		}
+		why := "is not in the policy any more, ending it"
+		if ok {
+			why = "changed, starting it anew"
+		}
+		p.out.Printf(k.Name, "%s", why)
+		k.cancel()
+		delete(p.running, id)
+		p.ending = append(p.ending, k)
 	}
+	first := slices.Clone(p.ending)
 	for _, w := range want {
-		if p.running[w.Name] == nil {
-			kctx, cancel := context.WithCancel(ctx)
-			k := &keeper{proc: w, cancel: cancel, done: make(chan struct{})}
-			p.running[w.Name] = k
-			go p.keep(kctx, k)
+		if p.running[w.ID] != nil {
+			continue
 		}
+		ctx, cancel := context.WithCancel(context.Background()) // Stop ends it, after the last words
+		k := &keeper{proc: w, cancel: cancel, done: make(chan struct{})}
+		p.running[w.ID] = k
+		p.keepers.Go(func() {
+			defer close(k.done)
+			for _, e := range first {
+				<-e.done
+			}
+			p.keep(ctx, k)
+		})
 	}
 }
 
 // keep runs k until ctx is done, again with back-off when it ends.
 func (p *procs) keep(ctx context.Context, k *keeper) {
-	defer close(k.done)
 	pause := backoff.NewExponentialBackOff()
 	pause.MaxInterval = 10 * time.Second
-	for {
+	for ctx.Err() == nil {
 		began := time.Now()
 		err := p.once(ctx, k)
 		if ctx.Err() != nil {
@@ -108,23 +135,22 @@ func (p *procs) keep(ctx context.Context, k *keeper) {
 			pause.Reset()
 		}
 		wait := pause.NextBackOff()
-		p.out.Printf(k.Name, "ended (%s); starting it again in %s", ended(err), wait.Round(10*time.Millisecond))
+		p.out.Printf(k.Name, "ended (%s); starting it again in %s", exit(err), wait.Round(10*time.Millisecond))
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return
 		}
 	}
 }
 
-func ended(err error) string {
+func exit(err error) string {
 	if err == nil {
 		return "exit code 0"
 	}
 	return err.Error()
 }
 
-// once runs k one time. When ctx is done it asks the process to end, and kills it after stopGrace.
+// once runs k one time. When ctx is done it asks the process to end, and kills it when it does not.
 func (p *procs) once(ctx context.Context, k *keeper) error {
 	cmd := exec.Command(k.Args[0], k.Args[1:]...)
 	cmd.Dir = k.Dir
@@ -159,7 +185,7 @@ func (p *procs) once(ctx context.Context, k *keeper) error {
 	_ = cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case err = <-exited:
-	case <-time.After(stopGrace):
+	case <-time.After(p.grace):
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		err = <-exited
 	}
@@ -168,15 +194,11 @@ func (p *procs) once(ctx context.Context, k *keeper) error {
 
 // Stop ends everything: the processes of Set all at once, then whatever became ours since.
 func (p *procs) Stop() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	for _, k := range p.running {
 		k.cancel()
 	}
-	for name, k := range p.running {
-		<-k.done
-		delete(p.running, name)
-	}
+	clear(p.running)
+	p.keepers.Wait()
 	close(p.start)
 	for {
 		orphans := children(os.Getpid())
