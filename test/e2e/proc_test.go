@@ -56,6 +56,8 @@ type process struct {
 	argv []string
 	dir  string // of the mesh
 	env  []string
+	out  *os.File            // instead of the log; nil: the log
+	user *syscall.Credential // nil: this one
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended; nil before the first start
 	err  error         // what Wait said; read it after done
@@ -78,8 +80,11 @@ func (p *process) tryStart() error {
 	defer log.Close()
 	p.cmd = exec.Command(p.argv[0], p.argv[1:]...)
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = p.dir, log, log
+	if p.out != nil {
+		p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	}
 	p.cmd.Env = append(append(os.Environ(), p.env...), mark+"="+p.dir)
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM, Credential: p.user}
 	if err := suite.fork.start(p.cmd); err != nil {
 		return err
 	}
