@@ -256,7 +256,7 @@ func (d *dev) synced(ctx context.Context, hosts []*configs.Host) (int, bool) {
 }
 
 func (d *dev) ready(policy *configs.Policy, proxies int, took time.Duration) {
-	d.say("ready in %s: %d hosts, %d proxies", took.Round(10*time.Millisecond), len(policy.Hosts), proxies)
+	d.say("ready in %s: %s, %s", took.Round(10*time.Millisecond), count(len(policy.Hosts), "host", "hosts"), count(proxies, "proxy", "proxies"))
 	for _, g := range policy.Gateways {
 		for _, s := range g.Servers {
 			d.say("gateway %s: http://%s/", g.Name, s.Bind)

@@ -92,6 +92,20 @@ func TestEnvoyVersion(t *testing.T) {
 	}
 }
 
+func TestDevWarnsOfAnEnvoyThatItIsNotTriedWith(t *testing.T) {
+	for version, warns := range map[string]bool{"1.40.0": false, "1.40.3": false, "1.38.0": true, "1.401.0": true} {
+		var out output
+		d := &dev{out: newLines(&out, nil)}
+		t.Setenv("ENVOY", script(t, "echo 'envoy  version: 0abc/"+version+"/Clean/RELEASE/BoringSSL'"))
+		if _, err := d.findEnvoy(t.Context()); err != nil {
+			t.Errorf("%s: %v", version, err)
+		}
+		if warned := strings.Contains(out.String(), "is Envoy "+version); warned != warns {
+			t.Errorf("%s: it says %q", version, out.String())
+		}
+	}
+}
+
 // script writes a program.
 func script(t *testing.T, text string) string {
 	t.Helper()

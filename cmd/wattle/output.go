@@ -44,3 +44,11 @@ func table(w io.Writer, rows [][]string) error {
 	}
 	return t.Flush()
 }
+
+// count says how many there are of something.
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}

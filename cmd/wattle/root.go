@@ -56,7 +56,7 @@ func group(cmd *cobra.Command) {
 	if cmd.Runnable() || !cmd.HasSubCommands() {
 		return
 	}
-	cmd.Args = cobra.ArbitraryArgs
+	cmd.Args, cmd.DisableFlagsInUseLine = cobra.ArbitraryArgs, true
 	cmd.RunE = func(cmd *cobra.Command, a []string) error {
 		switch {
 		case len(a) > 0:
