@@ -167,6 +167,11 @@ type agent struct {
 	done   chan error
 }
 
+// agentTypes is what an agent asks for.
+func agentTypes() []translator.Type {
+	return []translator.Type{translator.HostPlan, translator.Cluster, translator.Endpoint, translator.Listener, translator.Route}
+}
+
 func (s *site) agent(name string, conn *grpc.ClientConn) *agent {
 	a := &agent{done: make(chan error, 1)}
 	a.cond = sync.NewCond(&a.mu)
@@ -174,7 +179,7 @@ func (s *site) agent(name string, conn *grpc.ClientConn) *agent {
 		a.held[i] = map[string]string{}
 	}
 	c := NewClient(ClientOptions{Conn: conn, Node: &corev3.Node{Id: name}, Handle: a.handle, OnStream: a.onStream,
-		Types: []translator.Type{translator.HostPlan, translator.Cluster, translator.Endpoint, translator.Listener, translator.Route}})
+		Types: agentTypes()})
 	ctx, stop := context.WithCancel(s.t.Context())
 	a.stop = stop
 	go func() { a.done <- c.Run(ctx) }()
@@ -266,10 +271,10 @@ func TestAReconnectTransfersNoResource(t *testing.T) {
 	st.kicked = "try again"
 	s.srv.queue(st)
 	s.srv.mu.Unlock()
-	a.until(func() bool { return a.up == 2 })
+	s.awaitSync("p0", st)
 	s.w.resources[translator.Key{Type: translator.Route, Name: "r-0"}] = "new"
-	for s.apply()[0] != 1 { // until the new stream is there
-		s.w.resources[translator.Key{Type: translator.Route, Name: "r-0"}] += "+"
+	if got := s.apply(); got != [2]int{1, 0} {
+		t.Errorf("%d proxies updated, %d refused; want 1, 0", got[0], got[1])
 	}
 	a.until(a.has(s.w.inScope("p0")))
 	if got := s.sent(translator.Cluster) - clusters; got != 0 {
@@ -277,6 +282,23 @@ func TestAReconnectTransfersNoResource(t *testing.T) {
 	}
 	if got := s.sent(translator.Route) - routes; got != 1 {
 		t.Errorf("%v routes sent, want the one that changed", got)
+	}
+}
+
+// awaitSync waits until a proxy that is an agent has another stream than old, has asked for all its types there and
+// has acknowledged everything.
+func (s *site) awaitSync(proxy string, old *stream) {
+	synced := func() bool {
+		s.srv.mu.Lock()
+		defer s.srv.mu.Unlock()
+		p := s.srv.proxies[proxy]
+		st := s.srv.status(p)
+		return p.stream != old && st.Synced && len(st.Types) == len(agentTypes())
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !synced() {
+		<-tick.C
 	}
 }
 
