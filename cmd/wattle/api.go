@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -108,103 +107,6 @@ never travels.`,
 	}
 	cmd.AddCommand(issue)
 	return cmd
-}
-
-func newStatus() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "status",
-		Short: "Say how the server is",
-		Long:  `Status prints which revision is in force, what is wrong with the policy folder, and how registries and proxies are.`,
-		Args:  args(cobra.NoArgs),
-	}
-	client := apiFlags(cmd)
-	asJSON := cmd.Flags().Bool("json", false, "print JSON, the API's /v1/status")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := client().Status(cmd.Context())
-		if err != nil {
-			return err
-		}
-		if *asJSON {
-			return printJSON(cmd.OutOrStdout(), s)
-		}
-		w := cmd.OutOrStdout()
-		if err := table(w, statusRows(s)); err != nil {
-			return err
-		}
-		if len(s.Registries) > 0 {
-			fmt.Fprintln(w)
-			if err := table(w, registryRows(s)); err != nil {
-				return err
-			}
-		}
-		if len(s.Diagnostics) > 0 {
-			fmt.Fprintln(w)
-			return s.Diagnostics.WriteText(w, colored(w))
-		}
-		return nil
-	}
-	return cmd
-}
-
-func statusRows(s api.Status) [][]string {
-	state := "ready"
-	switch {
-	case !s.Ready:
-		state = "not ready: it waits for its registries, or for a first valid policy"
-	case s.Rejected:
-		state = "ready, but the policy folder was REJECTED; the last good policy is in force"
-	}
-	revision := fmt.Sprintf("%d of %s", s.Revision, filepath.Clean(s.Policy))
-	if !s.Changed.IsZero() {
-		revision += ", changed " + ago(s.Changed)
-	}
-	p := s.Proxies
-	proxies := fmt.Sprintf("%d known, %d connected, %d synced", p.Known, p.Connected, p.Synced)
-	if p.Nacked > 0 {
-		proxies += fmt.Sprintf(", %d REFUSE something (wattle proxy status)", p.Nacked)
-	}
-	return [][]string{
-		{"server", state},
-		{"version", s.Version},
-		{"trust domain", s.TrustDomain},
-		{"revision", revision},
-		{"proxies", proxies},
-		{"nodes", fmt.Sprint(s.Nodes)},
-	}
-}
-
-func registryRows(s api.Status) [][]string {
-	rows := [][]string{{"REGISTRY", "STATE", "SERVICES", "ENDPOINTS", "CHANGED", "ERROR"}}
-	for _, r := range s.Registries {
-		state, changed := "waiting", "-"
-		if r.Synced {
-			state, changed = "synced", ago(r.LastPublish)
-		}
-		if r.Error != "" && r.Synced {
-			state = "stale"
-		}
-		rows = append(rows, []string{r.Name, state, fmt.Sprint(r.Services), fmt.Sprint(r.Endpoints), changed, dash(r.Error)})
-	}
-	return rows
-}
-
-// ago says how long ago a time was, in seconds, minutes or hours.
-func ago(t time.Time) string {
-	d := time.Since(t)
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%ds ago", int(d.Seconds()))
-	case d < time.Hour:
-		return fmt.Sprintf("%dm ago", int(d.Minutes()))
-	}
-	return fmt.Sprintf("%dh ago", int(d.Hours()))
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }
 
 func newProxy() *cobra.Command {
