@@ -224,9 +224,7 @@ func (a *Aggregator) publish(m *member, run int, services []*Service) bool {
 		close(m.synced)
 		a.o.Log.Info("registry synced", "registry", m.name, "services", m.status.Services, "endpoints", m.status.Endpoints)
 	}
-	if n := len(m.checked.ds); n > 0 && !slices.Equal(was.ds, m.checked.ds) {
-		a.o.Log.Warn("registry says what cannot be used", "registry", m.name, "faults", n, "first", m.checked.ds[0].Summary)
-	}
+	a.tell(m, was.ds, m.checked.ds)
 	return changed || first
 }
 

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -254,6 +255,35 @@ func TestWhatIsFaultyIsLeftOutAndNamed(t *testing.T) {
 			t.Error("the same services gave another slice")
 		}
 	})
+}
+
+func TestTheLogNamesEveryFaultOnce(t *testing.T) {
+	var log strings.Builder
+	a := NewAggregator(Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	add(t, a, "files", newFake(), 0)
+	var ds []Diagnostic
+	for i := range maxLogged {
+		ds = append(ds, Diagnostic{Severity: Error, Code: "W1102", Summary: "unknown attribute", Origin: fmt.Sprintf("services/a.hcl:%d:3", i+1)})
+	}
+	for _, c := range []struct {
+		now         []Diagnostic
+		lines, more int
+	}{
+		{ds[:2], 2, 0},
+		{ds[1:3], 1, 0}, // one mended, one more
+		{nil, 0, 0},
+		{append([]Diagnostic{{Severity: Error, Summary: "x"}, {Severity: Error, Summary: "y"}}, ds...), maxLogged, 1},
+	} {
+		log.Reset()
+		a.Report("files", c.now)
+		lines, more := strings.Count(log.String(), `msg="registry is faulty" registry=files`), strings.Count(log.String(), "more=2")
+		if lines != c.lines || more != c.more {
+			t.Errorf("%d faults: %d lines, want %d; %d on those left out, want %d\n%s", len(c.now), lines, c.lines, more, c.more, log.String())
+		}
+	}
+	if want := "services/a.hcl:1:3: error W1102: unknown attribute"; !strings.Contains(log.String(), want) {
+		t.Errorf("no %q in\n%s", want, log.String())
+	}
 }
 
 func TestNamesAreTakenOnce(t *testing.T) {

@@ -28,9 +28,31 @@ func (a *Aggregator) Report(name string, ds []Diagnostic) {
 	if m == nil || slices.Equal(m.reported, ds) {
 		return
 	}
+	a.tell(m, m.reported, ds)
 	m.reported = slices.Clone(ds)
-	if len(ds) > 0 {
-		a.o.Log.Warn("registry reports", "registry", name, "diagnostics", len(ds), "first", ds[0].String())
+}
+
+// maxLogged bounds the lines that the log gets of one set's diagnostics; the status has them all.
+const maxLogged = 20
+
+// tell logs what now has and was has not, a line for each.
+func (a *Aggregator) tell(m *member, was, now []Diagnostic) {
+	told := make(map[Diagnostic]bool, len(was))
+	for _, d := range was {
+		told[d] = true
+	}
+	lines := 0
+	for _, d := range now {
+		if told[d] {
+			continue
+		}
+		if lines++; lines <= maxLogged {
+			d.Source = "" // the line names it
+			a.o.Log.Warn("registry is faulty", "registry", m.name, "diagnostic", d.String())
+		}
+	}
+	if lines > maxLogged {
+		a.o.Log.Warn("registry is faulty in more places; see wattle status", "registry", m.name, "more", lines-maxLogged)
 	}
 }
 
