@@ -71,8 +71,16 @@ func (s *Source) tell(ds configs.Diagnostics) {
 	for i, d := range ds {
 		out[i] = registry.Diagnostic{
 			Severity: registry.Severity(d.Severity), Code: d.Code, Summary: d.Summary, Detail: d.Detail,
-			Origin: filepath.Join(s.name, d.Origin()),
+			Origin: filepath.Join(s.name, d.Origin()), Excerpt: excerpt(d),
 		}
 	}
 	s.report(out)
+}
+
+// excerpt returns the source line of a diagnostic, if it has one.
+func excerpt(d configs.Diagnostic) registry.Excerpt {
+	if d.Snippet == "" {
+		return registry.Excerpt{}
+	}
+	return registry.Excerpt{Line: d.Line, Column: d.Column, Length: d.Length, Text: d.Snippet, TextColumn: d.SnippetColumn}
 }

@@ -7,8 +7,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -25,6 +27,7 @@ type folder struct {
 	dir     string
 	source  registry.Source
 	reports chan []registry.Diagnostic
+	served  *registry.Aggregator // nil: the Source does not run under one
 
 	mu      sync.Mutex
 	running bool
@@ -51,6 +54,9 @@ func (f *folder) open(text string) registry.Source {
 			f.mu.Lock()
 			f.running, f.last = true, ds
 			f.mu.Unlock()
+			if f.served != nil {
+				f.served.Report("files", ds)
+			}
 			f.reports <- ds
 		},
 	})
@@ -155,6 +161,7 @@ func (f *folder) start() *registry.Aggregator {
 	if err := a.Add("files", f.source, 0); err != nil {
 		f.t.Fatal(err)
 	}
+	f.served = a
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
@@ -175,18 +182,74 @@ func web(address string) *registry.Service {
 	}
 }
 
-func TestAFolderThatDoesNotLoadIsReportedAndKeepsTheSet(t *testing.T) {
-	f := newFolder(t)
-	f.put([]*registry.Service{web("10.0.0.1")})
-	a := f.start()
-	sets := a.Sets()
-	f.write("broken.hcl", "service \"api\" {\n  port = \"eighty\"\n}\n")
-	ds := f.awaitErrors()
-	if want := filepath.Join(f.dir, "broken.hcl") + ":2:"; !strings.HasPrefix(ds[0].Origin, want) {
-		t.Errorf("origin %q, want %s...", ds[0].Origin, want)
+// awaitMended waits until the Source has reported no error, after one that awaitErrors saw.
+func (f *folder) awaitMended() {
+	for ds := range f.reports {
+		if !slices.ContainsFunc(ds, func(d registry.Diagnostic) bool { return d.Severity == registry.Error }) {
+			return
+		}
 	}
-	if d := cmp.Diff(sets, a.Sets(), plain); d != "" {
-		t.Error(d)
+}
+
+func TestWhatDoesNotLoadIsInTheStatusAndKeepsTheSet(t *testing.T) {
+	link := func(to string) func(*folder) {
+		return func(f *folder) {
+			if err := os.Symlink(to, filepath.Join(f.dir, "bad.hcl")); err != nil {
+				f.t.Fatal(err)
+			}
+		}
+	}
+	holds := func(text string) func(*folder) { return func(f *folder) { f.write("bad.hcl", text) } }
+	for name, c := range map[string]struct {
+		harm    func(*folder)
+		origin  string
+		excerpt registry.Excerpt
+		summary string
+	}{
+		"an unknown field": {holds("service \"api\" {\n  prt = 1\n  port = 80\n}\n"), "bad.hcl:2:3",
+			registry.Excerpt{Line: 2, Text: "  prt = 1", Column: 3, Length: 3}, "prt"},
+		"a wrong value": {holds("service \"api\" {\n  port = 99999\n}\n"), "bad.hcl:2:10",
+			registry.Excerpt{Line: 2, Text: "  port = 99999", Column: 10, Length: 5}, "99999"},
+		"a block that does not end": {holds("service \"api\" {\n"), "bad.hcl:", registry.Excerpt{Line: 1, Text: `service "api" {`, Column: 15, Length: 1}, ""},
+		"invalid UTF-8":             {holds("# caf\xe9\n"), "bad.hcl:1:6", registry.Excerpt{Line: 1, Text: "# caf\ufffd", Column: 6, Length: 1}, "UTF-8"},
+		"10 MB":                     {holds(strings.Repeat("# comment\n", 1<<20)), "bad.hcl", registry.Excerpt{}, "too big"},
+		"a link out of the folder":  {link("/etc/hostname"), "bad.hcl", registry.Excerpt{}, "out of the folder"},
+		"a link to itself":          {link("bad.hcl"), "bad.hcl", registry.Excerpt{}, "cannot be read"},
+		"a link to nothing":         {link("none.hcl"), "bad.hcl", registry.Excerpt{}, "cannot be read"},
+		"what is no file":           {func(f *folder) { f.fifo("bad.hcl") }, "bad.hcl", registry.Excerpt{}, "cannot be read"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFolder(t)
+			f.put([]*registry.Service{web("10.0.0.1")})
+			a := f.start()
+			sets := a.Sets()
+			c.harm(f)
+			f.awaitErrors()
+			d := a.Status()[0].Diagnostics[0]
+			if !strings.HasPrefix(d.Origin, filepath.Join(f.dir, c.origin)) || !strings.Contains(d.Summary, c.summary) || d.Code == "" || d.Detail == "" || d.Source != "files" {
+				t.Errorf("%+v, want it at %s with %q", d, c.origin, c.summary)
+			}
+			if diff := cmp.Diff(c.excerpt, d.Excerpt); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(sets, a.Sets(), plain); diff != "" {
+				t.Error(diff)
+			}
+			f.remove("bad.hcl")
+			f.put([]*registry.Service{web("10.0.0.2")})
+			f.awaitMended()
+			if st := a.Status()[0]; len(st.Diagnostics) > 0 {
+				t.Errorf("mended: %+v", st)
+			}
+		})
+	}
+}
+
+// fifo makes a pipe, whose opening would block.
+func (f *folder) fifo(name string) {
+	f.t.Helper()
+	if err := syscall.Mkfifo(filepath.Join(f.dir, name), 0o600); err != nil {
+		f.t.Fatal(err)
 	}
 }
 
@@ -210,8 +273,12 @@ func TestAFolderThatGoesAwayKeepsTheSet(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.awaitErrors()
-	if n := len(a.Sets()[0].Services); n != 1 {
-		t.Errorf("%d services, want the last good set of 1", n)
+	st := a.Status()[0]
+	if st.Services != 1 || len(a.Sets()[0].Services) != 1 {
+		t.Errorf("%d services, want the last good set of 1", st.Services)
+	}
+	if len(st.Diagnostics) != 1 || st.Diagnostics[0].Origin != f.dir || !strings.Contains(st.Diagnostics[0].Summary, "cannot be read") {
+		t.Errorf("%+v", st.Diagnostics)
 	}
 }
 
