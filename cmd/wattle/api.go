@@ -19,15 +19,24 @@ const (
 	tokenFileEnv = "WATTLE_TOKEN_FILE"
 )
 
-// apiFlags adds the flags that say where the server is, and returns how to reach it. Flags win over the environment.
-func apiFlags(cmd *cobra.Command) func() *api.Client {
+// addrFlag adds the flag that says where the server is, and returns its value. It wins over the environment.
+func addrFlag(cmd *cobra.Command) func() string {
 	addr := cmd.Flags().String("addr", "", "the server's HTTP API, `ADDRESS:PORT` or unix:PATH (default $"+addrEnv+" or 127.0.0.1:7500)")
-	tokenFile := cmd.Flags().String("token-file", "", "the `FILE` with the admin token, for changes (default $"+tokenFileEnv+")")
+	return func() string { return first(*addr, os.Getenv(addrEnv), "127.0.0.1:7500") }
+}
+
+// readFlags adds the flags of a command that only reads, and returns how to reach the server.
+func readFlags(cmd *cobra.Command) func() *api.Client {
+	addr := addrFlag(cmd)
+	return func() *api.Client { return api.NewClient(api.ClientOptions{Address: addr()}) }
+}
+
+// writeFlags adds the flags of a command that changes something, and returns how to reach the server.
+func writeFlags(cmd *cobra.Command) func() *api.Client {
+	addr := addrFlag(cmd)
+	tokenFile := cmd.Flags().String("token-file", "", "the `FILE` with the admin token (default $"+tokenFileEnv+")")
 	return func() *api.Client {
-		return api.NewClient(api.ClientOptions{
-			Address:   first(*addr, os.Getenv(addrEnv), "127.0.0.1:7500"),
-			TokenFile: first(*tokenFile, os.Getenv(tokenFileEnv)),
-		})
+		return api.NewClient(api.ClientOptions{Address: addr(), TokenFile: first(*tokenFile, os.Getenv(tokenFileEnv))})
 	}
 }
 
@@ -51,7 +60,7 @@ and grants the host the services of LIST: "reviews" or "shop/reviews" or "shop/*
 commas. Services that the policy declares in the host's own block need no grant.`,
 		Args: args(cobra.NoArgs),
 	}
-	client := apiFlags(create)
+	client := writeFlags(create)
 	node := create.Flags().String("node", "", "the host's `NAME`")
 	services := create.Flags().StringSlice("services", nil, "what the host may register and hold, a `LIST`")
 	ttl := create.Flags().Duration("ttl", 10*time.Minute, "how long the token can be used")
@@ -83,7 +92,7 @@ management and load generators; a host that can run the agent first joins with a
 never travels.`,
 		Args: args(cobra.NoArgs),
 	}
-	client := apiFlags(issue)
+	client := writeFlags(issue)
 	node := issue.Flags().String("node", "", "the host's `NAME`")
 	services := issue.Flags().StringSlice("services", nil, "what the host may register and hold, a `LIST`")
 	out := issue.Flags().String("out", "", "the `DIR` to write to; made if it is missing")
@@ -119,7 +128,7 @@ sent, how many resources of each kind it has, and what it refused, with Envoy's 
 line. PROXY narrows it down: a host's name, or a proxy's such as edge/gw-public.`,
 		Args: args(cobra.MaximumNArgs(1)),
 	}
-	client := apiFlags(status)
+	client := readFlags(status)
 	asJSON := status.Flags().Bool("json", false, "print JSON, the API's /v1/proxies")
 	status.RunE = func(cmd *cobra.Command, a []string) error {
 		all, err := client().Proxies(cmd.Context())

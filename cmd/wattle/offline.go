@@ -67,8 +67,14 @@ wrong with it. Services are those that the folder declares. Exit code 2 if there
 		}
 		if !*asJSON {
 			p := b.Policy
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: valid: %d virtual services, %d destination rules, %d gateways, %d hosts, %d services, %d proxies\n",
-				a[0], len(p.VirtualServices), len(p.DestinationRules), len(p.Gateways), len(p.Hosts), b.Catalog.Services.Len(), b.View.Proxies.Len())
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: valid: %s\n", a[0], strings.Join([]string{
+				count(len(p.VirtualServices), "virtual service", "virtual services"),
+				count(len(p.DestinationRules), "destination rule", "destination rules"),
+				count(len(p.Gateways), "gateway", "gateways"),
+				count(len(p.Hosts), "host", "hosts"),
+				count(b.Catalog.Services.Len(), "service", "services"),
+				count(b.View.Proxies.Len(), "proxy", "proxies"),
+			}, ", "))
 		}
 		return nil
 	}

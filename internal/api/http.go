@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/ca"
 	"github.com/wattle-mesh/wattle/internal/pipeline"
 	"github.com/wattle-mesh/wattle/internal/xds"
@@ -120,14 +121,21 @@ func fail(w http.ResponseWriter, e *Error) {
 
 func (h *handler) status() (any, error) {
 	st := h.o.State()
-	nodes, err := h.o.Node.o.Store.Nodes()
+	nodes, err := h.o.Node.Nodes()
 	if err != nil {
 		return nil, err
 	}
+	diagnostics := st.Diagnostics
+	if diagnostics == nil {
+		diagnostics = configs.Diagnostics{} // not null
+	}
 	s := Status{
 		Ready: st.Ready, Revision: st.Revision, Rejected: st.Rejected, Changed: st.Changed, Policy: h.o.PolicyDir,
-		Diagnostics: st.Diagnostics, Registries: h.o.Registries(), Proxies: countProxies(h.o.Proxies()), Nodes: len(nodes),
+		Diagnostics: diagnostics, Registries: h.o.Registries(), Proxies: countProxies(h.o.Proxies()), Nodes: len(nodes),
 		TrustDomain: h.o.Node.o.CA.TrustDomain, Store: h.o.Node.o.Store.ID(), Version: h.o.Version,
+	}
+	for _, n := range nodes {
+		s.Refused = append(s.Refused, n.Refused...)
 	}
 	if st.Catalog != nil {
 		for svc := range st.Catalog.All() {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -142,6 +143,23 @@ func TestStatusSaysHowTheServerIs(t *testing.T) {
 	}
 	if code, _, body := s.ask(http.MethodGet, "/metrics", "", nil); code != http.StatusOK || body != "wattle_up 1\n" {
 		t.Errorf("metrics: %d %s", code, body)
+	}
+}
+
+func TestStatusNamesRefusedRegistrations(t *testing.T) {
+	s := newSite(t, "127.0.0.1:0")
+	s.admit("h1")
+	s.admit("h2")
+	stream, _ := s.registrar.open("h2")
+	if _, err := s.registrar.report("h2", stream, said{malformed: []refusal{{"shop", "web\x1b[2J", "b", "no such port"}}}); err != nil {
+		t.Fatal(err)
+	}
+	want := []Refusal{{"h2", "shop", "web[2J", "b", "no such port"}} // nothing that moves a terminal's cursor
+	if st, err := s.client.Status(t.Context()); err != nil || !slices.Equal(st.Refused, want) {
+		t.Errorf("status: %+v, %v", st.Refused, err)
+	}
+	if nodes, err := s.client.Nodes(t.Context()); err != nil || len(nodes[0].Refused) > 0 || !slices.Equal(nodes[1].Refused, want) {
+		t.Errorf("nodes: %+v, %v", nodes, err)
 	}
 }
 

@@ -312,5 +312,8 @@ func (r *Registrar) describe(n store.Node) NodeStatus {
 	if h.block != nil {
 		out.Registrations = len(h.block.Services)
 	}
+	for _, x := range h.refused {
+		out.Refused = append(out.Refused, x.shown(n.Name))
+	}
 	return out
 }

@@ -21,8 +21,9 @@ type Status struct {
 	Proxies     ProxyCounts         `json:"proxies"`
 	Services    int                 `json:"services"` // in the catalog
 	Endpoints   int                 `json:"endpoints"`
-	Unreported  int                 `json:"unreported"` // endpoints in the mesh of which no agent has spoken yet
-	Nodes       int                 `json:"nodes"`      // that were let into the mesh
+	Unreported  int                 `json:"unreported"`        // endpoints in the mesh of which no agent has spoken yet
+	Nodes       int                 `json:"nodes"`             // that were let into the mesh
+	Refused     []Refusal           `json:"refused,omitempty"` // of what their agents registered; sorted by node
 	TrustDomain string              `json:"trust_domain"`
 	Store       string              `json:"store"` // its id
 	Version     string              `json:"version"`
@@ -68,6 +69,22 @@ type NodeStatus struct {
 	MeshPort      uint16 `json:"mesh_port,omitempty"`
 	Reporting     bool   `json:"reporting"`     // the agent is connected
 	Registrations int    `json:"registrations"` // accepted ones
+	// Refused is what does not count of what the agent registered last.
+	Refused []Refusal `json:"refused,omitempty"`
+}
+
+// Refusal is a registration that does not count, and why.
+type Refusal struct {
+	Node      string `json:"node"`
+	Namespace string `json:"namespace"`
+	Service   string `json:"service"`
+	Instance  string `json:"instance,omitempty"`
+	Reason    string `json:"reason"` // and what to do about it
+}
+
+// shown is a refusal as people see it. What an agent calls its registrations may be anything.
+func (r refusal) shown(node string) Refusal {
+	return Refusal{node, printable(r.namespace), printable(r.service), printable(r.instance), printable(r.reason)}
 }
 
 // Nodes is the answer of GET /v1/nodes, sorted by name.
