@@ -43,21 +43,36 @@ type handler struct {
 func NewHandler(o HTTPOptions) http.Handler {
 	h := &handler{o: o, token: sha256.Sum256([]byte(o.AdminToken))}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", h.read(h.status))
-	mux.HandleFunc("GET /v1/proxies", h.read(func() (any, error) { return h.proxies(), nil }))
-	mux.HandleFunc("GET /v1/catalog", h.read(h.catalog))
-	mux.HandleFunc("GET /v1/policy", h.read(h.policy))
-	mux.HandleFunc("GET /v1/nodes", h.read(h.nodes))
-	mux.HandleFunc("POST /v1/tokens", h.write(h.createToken))
-	mux.HandleFunc("POST /v1/nodes/{name}/certificate", h.write(h.issue))
-	if o.Metrics != nil {
-		mux.Handle("GET /metrics", o.Metrics)
+	for _, r := range h.routes() {
+		mux.Handle(r.pattern, r.handler)
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		// The mux itself would answer a known path with another method in plain text.
-		fail(w, &Error{http.StatusNotFound, fmt.Sprintf("there is no %s %s", r.Method, clip(r.URL.Path, 200)), "docs/architecture.md lists what there is"})
+		fail(w, &Error{http.StatusNotFound, fmt.Sprintf("there is no %s %s", r.Method, clip(r.URL.Path, 200)), "docs/http-api.md lists what there is"})
 	})
 	return guard(mux)
+}
+
+// route is one request that the API answers.
+type route struct {
+	pattern string // as in http.ServeMux; docs/http-api.md has a section for each
+	handler http.Handler
+}
+
+func (h *handler) routes() []route {
+	all := []route{
+		{"GET /v1/status", h.read(h.status)},
+		{"GET /v1/proxies", h.read(func() (any, error) { return h.proxies(), nil })},
+		{"GET /v1/catalog", h.read(h.catalog)},
+		{"GET /v1/policy", h.read(h.policy)},
+		{"GET /v1/nodes", h.read(h.nodes)},
+		{"POST /v1/tokens", h.write(h.createToken)},
+		{"POST /v1/nodes/{name}/certificate", h.write(h.issue)},
+	}
+	if h.o.Metrics != nil {
+		all = append(all, route{"GET /metrics", h.o.Metrics})
+	}
+	return all
 }
 
 // errNotReady is the answer while nothing has been published yet.

@@ -276,7 +276,7 @@ func TestUnknownPathsAreJSONErrors(t *testing.T) {
 		method, path, _ := strings.Cut(ask, " ")
 		code, _, body := s.ask(method, path, "", nil)
 		var e Error
-		if code != http.StatusNotFound || json.Unmarshal([]byte(body), &e) != nil || e.Message == "" {
+		if code != http.StatusNotFound || json.Unmarshal([]byte(body), &e) != nil || e.Message == "" || !strings.Contains(e.Remedy, "docs/http-api.md") {
 			t.Errorf("%s: %d %s", ask, code, body)
 		}
 	}

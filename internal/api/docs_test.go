@@ -1,0 +1,84 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// section is what docs/http-api.md says of one request.
+type section struct {
+	pattern  string
+	examples []string // JSON
+}
+
+func readDocs(t *testing.T) []section {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/http-api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []section
+	example := regexp.MustCompile("(?s)```json\n(.*?)```")
+	for _, text := range strings.Split(string(page), "\n## `")[1:] {
+		pattern, rest, ok := strings.Cut(text, "`\n")
+		if !ok {
+			t.Fatalf("a heading does not end: %q", clip(text, 40))
+		}
+		s := section{pattern: pattern}
+		for _, m := range example.FindAllStringSubmatch(rest, -1) {
+			s.examples = append(s.examples, m[1])
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func TestEveryRouteIsDocumented(t *testing.T) {
+	h := &handler{o: HTTPOptions{Metrics: http.NotFoundHandler()}}
+	var routes, documented []string
+	for _, r := range h.routes() {
+		routes = append(routes, r.pattern)
+	}
+	for _, s := range readDocs(t) {
+		documented = append(documented, s.pattern)
+	}
+	slices.Sort(routes)
+	slices.Sort(documented)
+	if !slices.Equal(routes, documented) {
+		t.Errorf("docs/http-api.md has sections for %q; the routes are %q", documented, routes)
+	}
+}
+
+// The examples are of the types that are sent: no field is misnamed or of another kind.
+func TestTheDocumentedExamplesAreWhatIsSent(t *testing.T) {
+	sent := map[string][]any{
+		"GET /v1/status":                    {new(Status)},
+		"GET /v1/proxies":                   {new(Proxies)},
+		"GET /v1/catalog":                   {new(any)},
+		"GET /v1/policy":                    {new(any)},
+		"GET /v1/nodes":                     {new(Nodes)},
+		"POST /v1/tokens":                   {new(TokenRequest), new(TokenResponse)},
+		"POST /v1/nodes/{name}/certificate": {new(CertificateRequest), new(CertificateResponse)},
+		"GET /metrics":                      nil,
+	}
+	for _, s := range readDocs(t) {
+		into := sent[s.pattern]
+		if len(into) != len(s.examples) {
+			t.Errorf("%s: %d examples, want %d", s.pattern, len(s.examples), len(into))
+			continue
+		}
+		for i, text := range s.examples {
+			d := json.NewDecoder(bytes.NewReader([]byte(text)))
+			d.DisallowUnknownFields()
+			if err := d.Decode(into[i]); err != nil {
+				t.Errorf("%s, example %d: %v", s.pattern, i+1, err)
+			}
+		}
+	}
+}
