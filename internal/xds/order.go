@@ -89,7 +89,9 @@ func (st *stream) update(t translator.Type) *message {
 		gone, _ = st.gone(t, nil)
 	}
 	for _, name := range b.again {
-		b.owe(name)
+		if b.wants(name) { // still
+			b.owe(name)
+		}
 	}
 	put := make([]string, 0, len(b.owed))
 	for name := range b.owed {

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"testing"
@@ -8,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/wattle-mesh/wattle/translator"
 )
@@ -107,6 +110,34 @@ func TestUnknownNamesAreAnsweredAsRemoved(t *testing.T) {
 		d.ack(translator.Route)
 		d.say(request{typ: translator.Route, subscribe: []string{"r-8"}})
 		d.hear("route -r-8")
+	})
+}
+
+func TestANameThatIsRefusedAndGivenUpIsNotSentAgain(t *testing.T) {
+	in(t, func(d *dialogue) {
+		d.say(request{typ: translator.Endpoint, subscribe: []string{"c-0"}})
+		d.hear("endpoint c-0")
+		d.nack(translator.Endpoint, "no")
+		d.say(request{typ: translator.Endpoint, unsubscribe: []string{"c-0"}})
+		d.say(request{typ: translator.Endpoint, subscribe: []string{"c-1"}})
+		d.hear("endpoint c-1")
+	})
+}
+
+func TestAClientThatAnswersNothingCannotHaveNamesRememberedWithoutEnd(t *testing.T) {
+	in(t, func(d *dialogue) {
+		d.say(request{typ: translator.Endpoint, subscribe: []string{"*"}})
+		names := make([]string, 1<<14)
+		for i := range 100 {
+			for j := range names {
+				names[j] = fmt.Sprint("x-", i, "-", j)
+			}
+			err := d.srv.handle(d.p.st, &request{typ: translator.Endpoint, known: true, subscribe: names, unsubscribe: names})
+			if status.Code(err) == codes.ResourceExhausted {
+				return
+			}
+		}
+		t.Errorf("%d names are remembered", len(d.p.st.subs[translator.Endpoint].owed))
 	})
 }
 

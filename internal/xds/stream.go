@@ -116,7 +116,7 @@ func (s *Server) handle(st *stream, r *request) error {
 		return nil // an Envoy that asks for a type that we do not have does without
 	}
 	b := &st.subs[r.typ]
-	if len(b.names)+len(r.subscribe) > maxNames {
+	if b.tooMany(r) {
 		return status.Errorf(codes.ResourceExhausted, "more than %d names", maxNames)
 	}
 	if b.on {

@@ -7,7 +7,7 @@ import (
 	"github.com/wattle-mesh/wattle/translator"
 )
 
-// maxNames bounds the names that one stream may subscribe to in one type.
+// maxNames bounds the names that one stream may subscribe to in one type, and those that wait for an answer.
 const maxNames = 1 << 17
 
 // sub is what a stream knows of one type. What the client holds is not a list but two generations and pointers to
@@ -44,6 +44,12 @@ func (b *sub) wants(name string) bool {
 	}
 	_, ok := b.names[name]
 	return ok
+}
+
+// tooMany reports whether a request would have the server remember more names than it may. Names that were given up
+// under a wildcard wait for an answer too, which a client that acknowledges nothing never lets come.
+func (b *sub) tooMany(r *request) bool {
+	return len(b.names)+len(r.subscribe) > maxNames || b.wild && len(b.owed)+len(r.subscribe)+len(r.unsubscribe) > maxNames
 }
 
 func (b *sub) owe(name string) {
@@ -145,13 +151,14 @@ func (st *stream) amend(t translator.Type, r *request) {
 		case name == "*":
 			b.wild = false
 			maps.DeleteFunc(b.owed, func(name string, _ struct{}) bool { return !b.wants(name) })
-		default:
+		case !b.wild:
 			delete(b.names, name)
-			if b.wild {
+			delete(b.owed, name)
+		default:
+			if _, named := b.names[name]; named {
 				b.owe(name)
-			} else {
-				delete(b.owed, name)
 			}
+			delete(b.names, name)
 		}
 	}
 }
