@@ -26,6 +26,9 @@ func Watch(ctx context.Context, dir string, changed func()) error {
 		return fmt.Errorf("watch %s: %w", dir, err)
 	}
 	defer w.Close()
+	if dir, err = filepath.Abs(dir); err != nil {
+		return fmt.Errorf("watch %s: %w", dir, err)
+	}
 	addFolders(w, dir)
 	changed()
 
@@ -36,9 +39,12 @@ func Watch(ctx context.Context, dir string, changed func()) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case _, ok := <-w.Events:
+		case e, ok := <-w.Events:
 			if !ok {
 				return fmt.Errorf("watch %s: the watcher closed", dir)
+			}
+			if e.Name != dir && !strings.HasPrefix(e.Name, dir+string(filepath.Separator)) {
+				continue // something else in the folder's parent
 			}
 			quiet = time.After(watchQuiet)
 			if limit == nil {
@@ -56,9 +62,10 @@ func Watch(ctx context.Context, dir string, changed func()) error {
 	}
 }
 
-// addFolders watches dir and the folders below it that do not begin with a dot. What cannot be watched is left
-// to the poll.
+// addFolders watches dir and the folders below it that do not begin with a dot, and dir's parent, which knows when dir
+// comes back. What cannot be watched is left to the poll.
 func addFolders(w *fsnotify.Watcher, dir string) {
+	_ = w.Add(filepath.Dir(dir))
 	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
 			return nil
