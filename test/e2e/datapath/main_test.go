@@ -136,12 +136,18 @@ func (p *path) withSecrets(c translator.Changes) translator.Changes {
 	return c
 }
 
-// setHealth says how the workloads of a service's instance are, as agents do, and waits until all proxies know.
-func (p *path) setHealth(h registry.Health, keys ...registry.WorkloadKey) {
+// setUnhealthy says of these workloads that they are unhealthy, and of all others that they are healthy, as agents do,
+// and waits until all proxies know.
+func (p *path) setUnhealthy(keys ...registry.WorkloadKey) {
 	p.t.Helper()
 	p.health = registry.HealthMap{}
+	for _, id := range p.view.ProxyIDs() {
+		for _, w := range p.view.Proxy(id).Workloads {
+			p.health[w.Key()] = registry.HealthWord{Health: registry.Healthy}
+		}
+	}
 	for _, k := range keys {
-		p.health[k] = registry.HealthWord{Health: h}
+		p.health[k] = registry.HealthWord{Health: registry.Unhealthy}
 	}
 	p.apply()
 	p.sync()

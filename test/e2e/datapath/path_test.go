@@ -360,7 +360,7 @@ func hashes(t *testing.T, shop string) {
 func health(t *testing.T, p *path, shop string) {
 	for range 3 {
 		for _, down := range []string{"a", "b"} {
-			p.setHealth(registry.Unhealthy, shopKey(down))
+			p.setUnhealthy(shopKey(down))
 			for range 30 {
 				if got := mustCall(t, shop, request(t, "GET", "/")); got.StatusCode != http.StatusOK || got.body == down {
 					t.Fatalf("%s is unhealthy: status %d by %q", down, got.StatusCode, got.body)
@@ -368,14 +368,14 @@ func health(t *testing.T, p *path, shop string) {
 			}
 		}
 	}
-	p.setHealth(registry.Unhealthy, shopKey("a"), shopKey("b"))
+	p.setUnhealthy(shopKey("a"), shopKey("b"))
 	if got := mustCall(t, shop, request(t, "GET", "/")); got.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("none is healthy: status %d by %q, want 503", got.StatusCode, got.body)
 	}
 	if got := mustCall(t, shop, request(t, "GET", "/all")); got.StatusCode != http.StatusOK {
 		t.Errorf("none is healthy, but the policy calls all then: status %d", got.StatusCode)
 	}
-	p.setHealth(registry.Healthy)
+	p.setUnhealthy()
 }
 
 // admission tries certificates at the mesh port.
