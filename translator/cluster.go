@@ -7,6 +7,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	lbcommonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/common/v3"
 	leastv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/least_request/v3"
 	randomv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/random/v3"
@@ -48,7 +49,7 @@ func cluster(c *mesh.Cluster, domain string) (*Resource, error) {
 		CircuitBreakers:               circuitBreakers(c.Traffic.ConnectionPool),
 		LoadBalancingPolicy:           p.loadBalancing(c.Traffic.LoadBalancer),
 		OutlierDetection:              outlierDetection(c.Traffic.OutlierDetection),
-		TypedExtensionProtocolOptions: p.protocolOptions(c.Protocol, c.Traffic.ConnectionPool),
+		TypedExtensionProtocolOptions: p.protocolOptions(c.Protocol, c.Traffic.ConnectionPool, p.believeProxies(c)...),
 		CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{
 			HealthyPanicThreshold: panicThreshold(c.Traffic.OutlierDetection),
 			UpdateMergeWindow:     durationpb.New(0), // changes of endpoints take effect at once
@@ -185,12 +186,13 @@ func enforce(limit *uint32) *wrapperspb.UInt32Value {
 	return wrapperspb.UInt32(100)
 }
 
-// protocolOptions says what is spoken to the endpoints. HTTP offers its version by ALPN on mesh connections.
-func (p *packer) protocolOptions(protocol registry.Protocol, pool *configs.ConnectionPool) map[string]*anypb.Any {
+// protocolOptions says what is spoken to the endpoints, and which filters are on the way to them. HTTP offers its
+// version by ALPN on mesh connections.
+func (p *packer) protocolOptions(protocol registry.Protocol, pool *configs.ConnectionPool, filters ...*hcmv3.HttpFilter) map[string]*anypb.Any {
 	if !protocol.IsHTTP() {
 		return nil
 	}
-	o := &httpv3.HttpProtocolOptions{CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{}}
+	o := &httpv3.HttpProtocolOptions{CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{}, HttpFilters: filters}
 	if pool != nil && pool.TCP != nil {
 		o.CommonHttpProtocolOptions.IdleTimeout = duration(pool.TCP.IdleTimeout)
 	}

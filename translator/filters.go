@@ -17,8 +17,9 @@ import (
 )
 
 const (
-	faultFilter  = "envoy.filters.http.fault"
-	routerFilter = "envoy.filters.http.router"
+	mutationFilter = "envoy.filters.http.header_mutation"
+	faultFilter    = "envoy.filters.http.fault"
+	routerFilter   = "envoy.filters.http.router"
 )
 
 // place says where in the mesh a connection manager stands.
@@ -28,6 +29,7 @@ const (
 	inbound place = iota
 	outbound
 	gateway
+	places
 )
 
 // filters is the order of HTTP filters, and who has them. This list is the only place that says it.
@@ -38,17 +40,20 @@ func (p *packer) filters(at place) []*hcmv3.HttpFilter {
 		config proto.Message
 		at     []place
 	}{
+		{mutationFilter, keepInside(), []place{gateway}},     // first: the last that answers pass
 		{faultFilter, noFault(), []place{outbound, gateway}}, // routes say what it does
 		{routerFilter, &routerv3.Router{}, []place{inbound, outbound, gateway}},
 	} {
 		if slices.Contains(f.at, at) {
-			out = append(out, &hcmv3.HttpFilter{
-				Name:       f.name,
-				ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: p.any(f.config)},
-			})
+			out = append(out, p.httpFilter(f.name, f.config))
 		}
 	}
 	return out
+}
+
+// httpFilter packs an HTTP filter.
+func (p *packer) httpFilter(name string, m proto.Message) *hcmv3.HttpFilter {
+	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: p.any(m)}}
 }
 
 // noFault keeps Envoy from counting by a request header that anybody may set to anything.

@@ -20,7 +20,7 @@ const headersTimeout = 30 * time.Second
 func gatewayListener(px *mesh.Proxy, s *mesh.Server) (*Resource, error) {
 	var p packer
 	name := "gw/" + s.Name
-	m := p.manager(gateway, name, outside()...)
+	m := p.manager(gateway, name)
 	m.UseRemoteAddress = wrapperspb.Bool(true)
 	m.SkipXffAppend = false
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE

@@ -54,7 +54,11 @@ func stringMatcher(s *configs.StringMatch) *matcherv3.StringMatcher {
 	case s.Regex != nil:
 		return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: regex(*s.Regex)}}
 	}
-	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: *s.Exact}}
+	return exactly(*s.Exact)
+}
+
+func exactly(s string) *matcherv3.StringMatcher {
+	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: s}}
 }
 
 // regex is a pattern in RE2's syntax that must match the whole value.

@@ -45,7 +45,7 @@ func (p *packer) retryPolicy(r *configs.Retries) *routev3.RetryPolicy {
 		}},
 		RetriableHeaders: []*routev3.HeaderMatcher{{
 			Name:                 unprocessed,
-			HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true},
+			HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: exactly(isUnprocessed)},
 		}},
 		RetryBackOff: &routev3.RetryPolicy_RetryBackOff{
 			BaseInterval: durationpb.New(retryBase), MaxInterval: durationpb.New(retryMax),

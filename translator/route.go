@@ -23,15 +23,13 @@ func routes(r *mesh.Routes, at place) (*Resource, error) {
 	var p packer
 	m := p.routeConfiguration(r.Name)
 	m.IgnorePortInHostMatching = true
-	if at == gateway {
-		m.ResponseHeadersToRemove = append(m.ResponseHeadersToRemove, inside()...)
-	}
 	origin := ""
 	for _, vh := range r.VirtualHosts {
 		if origin == "" {
 			origin = vh.Origin
 		}
 		v := p.virtualHost(vh)
+		v.IncludeRequestAttemptCount = true // an application's own word of it reaches nobody
 		v.IncludeAttemptCountInResponse = at != gateway
 		m.VirtualHosts = append(m.VirtualHosts, v)
 	}

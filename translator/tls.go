@@ -50,7 +50,7 @@ func (p *packer) upstreamTLS(serverName string, identities, prefetch []string) *
 	}
 	san := make([]*matcherv3.StringMatcher, len(identities))
 	for i, id := range identities {
-		san[i] = &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: id}}
+		san[i] = exactly(id)
 	}
 	return &corev3.TransportSocket{
 		Name: "envoy.transport_sockets.tls",

@@ -41,7 +41,8 @@ func startApp(t *testing.T, name, addr string) *app {
 	return a
 }
 
-// ServeHTTP answers. "status" is the status; "unprocessed" has it say that it has not seen the request.
+// ServeHTTP answers. "status" is the status; "unprocessed" has it say that it has not seen the request, in so many
+// words; each "header" is one of the answer's.
 func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	a.seen = append(a.seen, r)
@@ -55,7 +56,13 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = fmt.Sscan(text, &status) // a test's mistake shows as a status of 0
 	}
 	if r.URL.Query().Has("unprocessed") {
-		w.Header().Set("x-wattle-unprocessed", "1")
+		for _, v := range strings.Split(r.URL.Query().Get("unprocessed"), ",") {
+			w.Header().Add("x-wattle-unprocessed", v)
+		}
+	}
+	for _, h := range r.URL.Query()["header"] {
+		name, value, _ := strings.Cut(h, ": ")
+		w.Header().Set(name, value)
 	}
 	w.WriteHeader(status)
 	fmt.Fprint(w, a.name)

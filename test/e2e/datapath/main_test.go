@@ -39,10 +39,10 @@ type path struct {
 	cat    *registry.Catalog
 	view   *mesh.View
 	out    *translator.Output
-	envoys map[string]*envoy
+	envoys map[string]*envoy // by the proxy's id
 }
 
-// newPath starts an Envoy for each host of the policy. 127.0.X. in it is a network of the test's own.
+// newPath starts an Envoy for each host and gateway of the policy. 127.0.X. in it is a network of the test's own.
 func newPath(t *testing.T, policy string) *path {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "wpath-") // short, for the sockets in it
@@ -66,8 +66,8 @@ func newPath(t *testing.T, policy string) *path {
 	}
 	p.serve()
 	p.apply()
-	for _, h := range p.policy.Hosts {
-		p.envoys[h.Name] = startEnvoy(t, dir, h.Name+"/host")
+	for _, id := range p.view.ProxyIDs() {
+		p.envoys[id] = startEnvoy(t, dir, id)
 	}
 	p.sync()
 	return p
@@ -163,7 +163,7 @@ func (p *path) sync() {
 					p.t.Fatalf("%s refuses %s: %+v", s.ID, ty.Type, *ty.Nack)
 				}
 			}
-			if e := p.envoys[strings.TrimSuffix(s.ID, "/host")]; e != nil && !s.Synced {
+			if p.envoys[s.ID] != nil && !s.Synced {
 				return fmt.Errorf("%s is not: %+v", s.ID, s.Types)
 			}
 		}

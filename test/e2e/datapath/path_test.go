@@ -182,7 +182,7 @@ func TestDataPath(t *testing.T) {
 	})
 	t.Run("the proxy of an application that refuses says so at the mesh port", func(t *testing.T) {
 		got := p.direct(t, "7444", "web", request(t, "GET", "/"))
-		if got.StatusCode != http.StatusServiceUnavailable || got.Header.Get("x-wattle-unprocessed") != "1" {
+		if got.StatusCode != http.StatusServiceUnavailable || got.Header.Get("x-wattle-unprocessed") != "true" {
 			t.Errorf("status %d with %v", got.StatusCode, got.Header)
 		}
 	})
@@ -190,12 +190,12 @@ func TestDataPath(t *testing.T) {
 
 	t.Run("an application cannot say that it has not seen a request", func(t *testing.T) {
 		a.requests()
-		if got := p.direct(t, "7443", "web", request(t, "GET", "/?unprocessed&status=503")); got.StatusCode != http.StatusServiceUnavailable || got.Header.Get("x-wattle-unprocessed") != "" {
+		if got := p.direct(t, "7443", "web", request(t, "GET", "/?unprocessed=true&status=503")); got.StatusCode != http.StatusServiceUnavailable || got.Header.Get("x-wattle-unprocessed") != "" {
 			t.Errorf("status %d with %v", got.StatusCode, got.Header)
 		}
 		b.requests()
 		a.requests()
-		if got := mustCall(t, shop, request(t, "POST", "/?unprocessed&status=503")); got.StatusCode != http.StatusServiceUnavailable || got.Header.Get("x-wattle-unprocessed") != "" {
+		if got := mustCall(t, shop, request(t, "POST", "/?unprocessed=true&status=503")); got.StatusCode != http.StatusServiceUnavailable || got.Header.Get("x-wattle-unprocessed") != "" {
 			t.Errorf("status %d with %v", got.StatusCode, got.Header)
 		}
 		if n := len(a.requests()) + len(b.requests()); n != 1 {
@@ -226,6 +226,22 @@ func TestDataPath(t *testing.T) {
 		}
 		if seen[0].Header.Get("x-wattle-unprocessed") != "" {
 			t.Error("the application sees x-wattle-unprocessed")
+		}
+	})
+	t.Run("what an application says to Envoy and of callers does not reach its callee", func(t *testing.T) {
+		a.requests()
+		b.requests()
+		mustCall(t, shop, request(t, "GET", "/", "x-forwarded-client-cert: URI="+identity("admin"), "x-envoy-attempt-count: 7", "x-wattle-anything: 1"))
+		seen := append(a.requests(), b.requests()...)
+		if len(seen) != 1 {
+			t.Fatalf("%d requests", len(seen))
+		}
+		h := seen[0].Header
+		if got := h.Values("x-forwarded-client-cert"); len(got) != 1 || !strings.Contains(got[0], "URI="+identity("web")) || strings.Contains(got[0], "admin") {
+			t.Errorf("x-forwarded-client-cert is %q", got)
+		}
+		if got := h.Values("x-envoy-attempt-count"); len(got) != 1 || got[0] != "1" || h.Get("x-wattle-anything") != "" {
+			t.Errorf("the callee sees %v", h)
 		}
 	})
 	t.Run("a prefix that becomes the root takes its slash along", func(t *testing.T) {
@@ -407,7 +423,7 @@ func logged(t *testing.T, p *path, shop string) {
 	mustCall(t, shop, request(t, "GET", "/fine-request"))
 	mustCall(t, shop, request(t, "GET", "/failed-request?secret=1&status=500"))
 	eventually(t, "a line about the request", func() error {
-		for line := range strings.Lines(p.envoys["h1"].printed()) {
+		for line := range strings.Lines(p.envoys["h1/host"].printed()) {
 			if !strings.Contains(line, "/failed-request") {
 				continue
 			}
@@ -420,9 +436,9 @@ func logged(t *testing.T, p *path, shop string) {
 			}
 			return nil
 		}
-		return fmt.Errorf("not in %s", p.envoys["h1"].printed())
+		return fmt.Errorf("not in %s", p.envoys["h1/host"].printed())
 	})
-	if strings.Contains(p.envoys["h1"].printed(), "/fine-request") {
+	if strings.Contains(p.envoys["h1/host"].printed(), "/fine-request") {
 		t.Error("a request that went well is logged")
 	}
 }

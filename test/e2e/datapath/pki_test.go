@@ -79,6 +79,9 @@ func (p *pki) secrets(t *testing.T, px *mesh.Proxy) []*translator.Resource {
 		p.roots(t, px.ID),
 		p.secret(t, px.ID, translator.SelfSecret(), "spiffe://"+trustDomain+"/node/"+px.Host),
 	}
+	if px.Gateway != nil {
+		out = append(out, p.secret(t, px.ID, translator.OutSecret(px.Gateway.Identity), px.Gateway.Identity))
+	}
 	done := map[string]bool{}
 	for _, w := range px.Workloads {
 		if !done[w.Identity] {
