@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -18,6 +19,9 @@ import (
 	"github.com/wattle-mesh/wattle/internal/mesh"
 	"github.com/wattle-mesh/wattle/registry"
 )
+
+// handshakeTimeout is how long a caller may take for the TLS handshake. Before its first word, Envoy's own 15 s hold.
+const handshakeTimeout = 10 * time.Second
 
 // inboundListeners translates a host's mesh ports, each a listener with a filter chain for every port of every
 // workload there. Only chains ever change in a listener, so that a new workload drains nobody's connections.
@@ -74,8 +78,9 @@ func (p *packer) inboundChain(w *mesh.Workload, port registry.WorkloadPort, m *c
 			ServerNames:          []string{sni(w.Service, port.Number, m.Domain)},
 			ApplicationProtocols: alpn,
 		},
-		TransportSocket: p.downstreamTLS(w.Identity, m.TrustDomain, alpn),
-		Filters:         []*listenerv3.Filter{filter},
+		TransportSocket:               p.downstreamTLS(w.Identity, m.TrustDomain, alpn),
+		TransportSocketConnectTimeout: durationpb.New(handshakeTimeout),
+		Filters:                       []*listenerv3.Filter{filter},
 	}
 }
 

@@ -28,9 +28,11 @@ func routes(r *mesh.Routes, at place) (*Resource, error) {
 		if origin == "" {
 			origin = vh.Origin
 		}
-		v := p.virtualHost(vh)
+		v := p.virtualHost(vh, at)
 		v.IncludeRequestAttemptCount = true // an application's own word of it reaches nobody
-		v.IncludeAttemptCountInResponse = at != gateway
+		if v.IncludeAttemptCountInResponse = at != gateway; at == gateway {
+			v.RequestBodyBufferLimit = wrapperspb.UInt64(edgeRetryBuffer)
+		}
 		m.VirtualHosts = append(m.VirtualHosts, v)
 	}
 	return p.encode(Key{Type: Route, Name: r.Name}, m, origin)
@@ -45,16 +47,16 @@ func (p *packer) routeConfiguration(name string) *routev3.RouteConfiguration {
 	}
 }
 
-func (p *packer) virtualHost(vh *mesh.VirtualHost) *routev3.VirtualHost {
+func (p *packer) virtualHost(vh *mesh.VirtualHost, at place) *routev3.VirtualHost {
 	m := &routev3.VirtualHost{Name: vh.Name, Domains: vh.Domains}
 	for _, rule := range vh.Rules {
-		m.Routes = append(m.Routes, p.rule(rule)...)
+		m.Routes = append(m.Routes, p.rule(rule, at)...)
 	}
 	return m
 }
 
 // rule translates one rule: a route for each of its matches.
-func (p *packer) rule(rule *mesh.Rule) []*routev3.Route {
+func (p *packer) rule(rule *mesh.Rule, at place) []*routev3.Route {
 	spec := rule.HTTPRoute
 	if spec == nil {
 		spec = &configs.HTTPRoute{}
@@ -72,7 +74,11 @@ func (p *packer) rule(rule *mesh.Rule) []*routev3.Route {
 		case missing(rule.Destinations):
 			r.Action = unavailable("no such service, port or subset")
 		default:
-			r.Action = &routev3.Route_Route{Route: p.action(spec, match, rule.Destinations)}
+			a := p.action(spec, match, rule.Destinations)
+			if at == gateway {
+				a.IdleTimeout = edgeIdle(spec.Timeout)
+			}
+			r.Action = &routev3.Route_Route{Route: a}
 		}
 		if spec.Fault != nil {
 			r.TypedPerFilterConfig = map[string]*anypb.Any{faultFilter: p.any(fault(spec.Fault))}

@@ -1,12 +1,14 @@
 package datapath
 
 import (
+	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 )
 
-// edge has a gateway, on h1, lead to an application in the mesh and to one outside.
+// edge has a gateway, on h1, lead to an application in the mesh, to one outside, and to one that is down in the mesh.
 const edge = `
 -- mesh.hcl --
 mesh { trust_domain = "path.example" }
@@ -18,6 +20,14 @@ host "h2" {
     port  = 9080
     local = "127.0.X.12:9080"
   }
+  service "down" {
+    port  = 9090
+    local = "127.0.X.12:9090"
+  }
+}
+service "down" {
+  port = 9090
+  endpoint { address = "127.0.X.13" }
 }
 service "legacy" {
   port = 9080
@@ -36,6 +46,10 @@ virtual_service "front" {
   http "legacy" {
     match { uri = { prefix = "/legacy" } }
     route { host = "legacy" }
+  }
+  http "down" {
+    match { uri = { prefix = "/down" } }
+    route { host = "down" }
   }
   http "shop" {
     route { host = "shop" }
@@ -71,6 +85,23 @@ func TestGateway(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a header that an application may mistake for another is refused", func(t *testing.T) {
+		if got := mustCall(t, gateway, request(t, "GET", "/", "x_forwarded_client_cert: 1")); got.StatusCode != http.StatusBadRequest {
+			t.Errorf("status %d, want 400", got.StatusCode)
+		}
+	})
+	t.Run("a long body that no application in the mesh saw is tried elsewhere", func(t *testing.T) {
+		startApp(t, "down", p.at("127.0.X.13:9090"))
+		for i := range 30 {
+			r := request(t, "POST", "/down")
+			body := strings.Repeat("x", 500_000)
+			r.Body, r.ContentLength = io.NopCloser(strings.NewReader(body)), int64(len(body))
+			if got := mustCall(t, gateway, r); got.StatusCode != http.StatusOK || got.body != "down" {
+				t.Fatalf("request %d: status %d by %q", i, got.StatusCode, got.body)
+			}
+		}
+	})
+	t.Run("connections are upgraded", func(t *testing.T) { upgrade(t, gateway) })
 }
 
 // fromOutside is whether a request header passes a gateway. Of those that do not, Envoy sets some by its own knowledge.

@@ -4,11 +4,15 @@ import (
 	"bufio"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/wattle-mesh/wattle/registry"
 )
@@ -285,6 +289,7 @@ func TestDataPath(t *testing.T) {
 	t.Run("consistent hashes", func(t *testing.T) { hashes(t, shop) })
 	t.Run("health", func(t *testing.T) { health(t, p, shop) })
 	t.Run("only workloads and gateways of the trust domain are let in", func(t *testing.T) { admission(t, p) })
+	t.Run("callers that fall silent are let go", func(t *testing.T) { silence(t, p) })
 	t.Run("failures are logged as JSON", func(t *testing.T) { logged(t, p, shop) })
 }
 
@@ -416,6 +421,34 @@ func admission(t *testing.T, p *path) {
 	if got, err := call(t, p.at("127.0.X.12:7443"), request(t, "GET", "/"), nil); err == nil {
 		t.Errorf("plaintext: status %d", got.StatusCode)
 	}
+}
+
+// silence starts a handshake at the mesh port and never ends it.
+func silence(t *testing.T, p *path) {
+	conn, err := net.Dial("tcp", p.at("127.0.X.12:7443"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetReadDeadline(time.Now().Add(14 * time.Second)); err != nil { // less than what is heard before a ClientHello
+		t.Fatal(err)
+	}
+	err = tls.Client(deaf{conn}, &tls.Config{ServerName: "9080.shop.default.mesh", NextProtos: []string{"h2"}, InsecureSkipVerify: true}).Handshake()
+	if !errors.Is(err, errClosed) {
+		t.Errorf("the connection was not closed: %v", err)
+	}
+}
+
+// deaf is a connection that sends and does not listen: a Read ends when the peer closes it.
+type deaf struct{ net.Conn }
+
+var errClosed = errors.New("closed by the peer")
+
+func (d deaf) Read([]byte) (int, error) {
+	if _, err := io.Copy(io.Discard, d.Conn); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		return 0, err
+	}
+	return 0, errClosed
 }
 
 // logged looks for a failed request in what the caller's Envoy prints. Requests that went well are not there.
