@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ type path struct {
 	prefix string // of the mesh's addresses: "127.0.N."
 	pki    *pki
 	server *xds.Server
+	halt   func() // ends the server; may be called again
 	policy *configs.Policy
 	health registry.HealthMap
 	cat    *registry.Catalog
@@ -102,10 +104,11 @@ func (p *path) serve() {
 	p.server.Register(g)
 	done := make(chan error)
 	go func() { done <- g.Serve(l) }()
-	p.t.Cleanup(func() {
+	p.halt = sync.OnceFunc(func() {
 		g.Stop()
 		<-done
 	})
+	p.t.Cleanup(p.halt)
 }
 
 // apply takes policy, services and health through all stages, and has what changed sent.

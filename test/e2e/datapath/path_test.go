@@ -19,7 +19,7 @@ import (
 
 const trustDomain = "path.example"
 
-// policy has web, on h1, call two instances of shop and one of lines, on h2.
+// policy has web and admin, on h1, call two instances of shop and one of lines, on h2.
 const policy = `
 -- mesh.hcl --
 mesh { trust_domain = "path.example" }
@@ -31,6 +31,10 @@ host "h1" {
     upstream "shop" { bind = "127.0.X.11:9081" }
     upstream "lines" { bind = "127.0.X.11:9082" }
     upstream "rpc" { bind = "127.0.X.11:9083" }
+  }
+  service "admin" {
+    port = 8001
+    upstream "shop" { bind = "127.0.X.11:9084" }
   }
 }
 host "h2" {
@@ -291,6 +295,26 @@ func TestDataPath(t *testing.T) {
 	t.Run("only workloads and gateways of the trust domain are let in", func(t *testing.T) { admission(t, p) })
 	t.Run("callers that fall silent are let go", func(t *testing.T) { silence(t, p) })
 	t.Run("failures are logged as JSON", func(t *testing.T) { logged(t, p, shop) })
+}
+
+// TestFirstCallWithoutAgent has callers that have not called before find their certificates while nobody gives any.
+func TestFirstCallWithoutAgent(t *testing.T) {
+	p := newPath(t, policy)
+	a := startApp(t, "a", p.at("127.0.X.12:9080"))
+	startApp(t, "b", p.at("127.0.X.12:9081"))
+	p.halt()
+	for what, caller := range map[string]string{"web": "127.0.X.11:9081", "admin": "127.0.X.11:9084"} {
+		for range 10 {
+			if got := mustCall(t, p.at(caller), request(t, "GET", "/")); got.StatusCode != http.StatusOK {
+				t.Fatalf("%s: status %d: %s", what, got.StatusCode, got.body)
+			}
+		}
+		for _, r := range a.requests() {
+			if got := r.Header.Get("x-forwarded-client-cert"); !strings.Contains(got, "URI="+identity(what)) {
+				t.Errorf("%s: the callee sees %s", what, got)
+			}
+		}
+	}
 }
 
 // direct calls a mesh port of h2 as a service would whose proxy is not Envoy.
