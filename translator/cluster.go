@@ -47,7 +47,7 @@ func cluster(c *mesh.Cluster, domain string) (*Resource, error) {
 		EdsClusterConfig:              &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()},
 		ConnectTimeout:                durationpb.New(connectTimeout),
 		CircuitBreakers:               circuitBreakers(c.Traffic.ConnectionPool),
-		LoadBalancingPolicy:           p.loadBalancing(c.Traffic.LoadBalancer),
+		LoadBalancingPolicy:           p.loadBalancing(c.Protocol, c.Traffic.LoadBalancer),
 		OutlierDetection:              outlierDetection(c.Traffic.OutlierDetection),
 		TypedExtensionProtocolOptions: p.protocolOptions(c.Protocol, c.Traffic.ConnectionPool, p.believeProxies(c)...),
 		CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{
@@ -114,10 +114,14 @@ func circuitBreakers(pool *configs.ConnectionPool) *clusterv3.CircuitBreakers {
 	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{t}}
 }
 
-func (p *packer) loadBalancing(lb *configs.LoadBalancer) *clusterv3.LoadBalancingPolicy {
+// loadBalancing says how an endpoint is picked. Unless the policy says it, TCP goes round: the least busy endpoint may be
+// a dead one, and another attempt must not lead back to it.
+func (p *packer) loadBalancing(protocol registry.Protocol, lb *configs.LoadBalancer) *clusterv3.LoadBalancingPolicy {
 	name, config := "least_request", proto.Message(&leastv3.LeastRequest{})
 	switch {
+	case lb == nil && protocol.IsHTTP():
 	case lb == nil:
+		name, config = "round_robin", &roundv3.RoundRobin{}
 	case lb.ConsistentHash != nil:
 		name, config = "ring_hash", ringHash(lb.ConsistentHash)
 	case lb.Simple == "round_robin":

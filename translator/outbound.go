@@ -15,8 +15,9 @@ import (
 	"github.com/wattle-mesh/wattle/internal/mesh"
 )
 
-// connectAttempts is how many endpoints a TCP connection is tried at.
-const connectAttempts = 3
+// connectAttempts is how often a TCP connection is tried. Envoy does not remember where, so that connections that are
+// opened at once may meet the same endpoint more than once.
+const connectAttempts = 6
 
 // outboundListener translates one upstream of a caller. Equal callers on all hosts share the resource.
 // idle is the idle timeout of TCP connections, nil for Envoy's hour.

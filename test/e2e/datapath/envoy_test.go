@@ -19,6 +19,7 @@ import (
 type envoy struct {
 	log   string // file of what it prints
 	admin *http.Client
+	kill  func()        // returns when it has ended; may be called again
 	done  chan struct{} // closed when it has ended
 }
 
@@ -81,9 +82,12 @@ func startEnvoy(t *testing.T, dir, id string) *envoy {
 	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	e.kill = func() {
 		_ = cmd.Process.Kill() // an error means that it has ended
 		<-e.done
+	}
+	t.Cleanup(func() {
+		e.kill()
 		if t.Failed() {
 			t.Logf("%s:\n%s", id, e.printed())
 		}
