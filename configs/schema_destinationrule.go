@@ -57,7 +57,7 @@ var subsetBlock = newBlock(block[Subset]{
 // trafficBlocks are the blocks of a traffic policy, which stand flat in rules and subsets.
 func trafficBlocks[T any](at func(*T) *TrafficPolicy) []child[T] {
 	return []child[T]{
-		one("load_balancer", loadBalancerBlock, func(t *T) **LoadBalancer { return &at(t).LoadBalancer }, "How an endpoint is chosen. Without the block: `least_request`."),
+		one("load_balancer", loadBalancerBlock, func(t *T) **LoadBalancer { return &at(t).LoadBalancer }, "How an endpoint is chosen. Without the block: `least_request` for HTTP, `round_robin` for TCP."),
 		one("connection_pool", connectionPoolBlock, func(t *T) **ConnectionPool { return &at(t).ConnectionPool }, "What a proxy opens at most."),
 		one("outlier_detection", outlierDetectionBlock, func(t *T) **OutlierDetection { return &at(t).OutlierDetection }, "When an endpoint that fails is left out for a while. Without the block: never."),
 	}
