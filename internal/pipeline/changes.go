@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -67,7 +68,46 @@ func describe(old, now *configs.Policy) string {
 	all = append(all, diff("gateway", old.Gateways, now.Gateways, func(g *configs.Gateway) configs.Block { return g.Block })...)
 	all = append(all, diff("host", old.Hosts, now.Hosts, func(h *configs.Host) configs.Block { return configs.Block{Name: h.Name, Origin: h.Origin} })...)
 	all = append(all, diff("service", old.Services, now.Services, func(s *configs.Service) configs.Block { return s.Block })...)
+	if len(all) == 0 {
+		return "the same policy at other lines"
+	}
 	return list(all)
+}
+
+// onlyMoved reports whether two blocks differ in nothing but where they stand.
+func onlyMoved[T any](a, b *T) bool {
+	x, errX := content(a)
+	y, errY := content(b)
+	return errX == nil && errY == nil && reflect.DeepEqual(x, y)
+}
+
+// position is what the origin of a block looks like.
+var position = regexp.MustCompile(`\.(hcl|json):[0-9]+$`)
+
+// content returns a block as JSON has it, without positions.
+func content(block any) (out any, err error) {
+	text, err := json.Marshal(block)
+	if err == nil {
+		err = json.Unmarshal(text, &out)
+	}
+	strip(out)
+	return out, err
+}
+
+func strip(v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		if at, ok := v["origin"].(string); ok && position.MatchString(at) {
+			delete(v, "origin")
+		}
+		for _, x := range v {
+			strip(x)
+		}
+	case []any:
+		for _, x := range v {
+			strip(x)
+		}
+	}
 }
 
 // diff walks two slices that are sorted by namespace and name.
@@ -94,8 +134,10 @@ func diff[T any](kind string, old, now []*T, block func(*T) configs.Block) []nam
 			i++
 			continue
 		}
-		b := block(now[j])
-		out = append(out, named{kind, b.Namespace, b.Name, b.Origin})
+		if c > 0 || !onlyMoved(old[i], now[j]) {
+			b := block(now[j])
+			out = append(out, named{kind, b.Namespace, b.Name, b.Origin})
+		}
 		j++
 		if c == 0 {
 			i++
@@ -105,9 +147,6 @@ func diff[T any](kind string, old, now []*T, block func(*T) configs.Block) []nam
 }
 
 func list[T fmt.Stringer](all []T) string {
-	if len(all) == 0 {
-		return "no change"
-	}
 	var b strings.Builder
 	for i, n := range all {
 		if i == maxNamed {
