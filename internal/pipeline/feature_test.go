@@ -79,13 +79,12 @@ type feature struct {
 
 	mu     sync.Mutex
 	refuse string
-	held   map[string]map[string]string // by proxy: versions, by type and name
 	events []string
 }
 
 func newFeature(t *testing.T, a *txtar.Archive) *feature {
 	t.Cleanup(func() { goleak.VerifyNone(t) })
-	f := &feature{t: t, a: a, dir: t.TempDir(), said: make(chan string, 100), held: map[string]map[string]string{}}
+	f := &feature{t: t, a: a, dir: t.TempDir(), said: make(chan string, 100)}
 	for _, dir := range []string{"policy", "services"} {
 		if err := os.Mkdir(filepath.Join(f.dir, dir), 0o700); err != nil {
 			t.Fatal(err)
@@ -173,9 +172,9 @@ func (f *feature) begin() string {
 	f.line() // of the first revision, which nobody waits for yet
 	ids := f.loop.State().View.ProxyIDs()
 	for _, id := range ids {
-		f.held[id] = map[string]string{}
+		held := map[string]string{} // versions, by type and name
 		c := xds.NewClient(xds.ClientOptions{
-			Conn: f.conn, Node: &corev3.Node{Id: id}, Handle: func(r *xds.Response) error { return f.take(id, r) },
+			Conn: f.conn, Node: &corev3.Node{Id: id}, Handle: func(r *xds.Response) error { return f.take(id, held, r) },
 			Types: []translator.Type{translator.HostPlan, translator.Cluster, translator.Endpoint, translator.Listener, translator.Route},
 		})
 		f.run(c.Run)
@@ -201,7 +200,7 @@ func (f *feature) begin() string {
 const patience = 20 * time.Second
 
 // take notes what a proxy gets.
-func (f *feature) take(id string, r *xds.Response) error {
+func (f *feature) take(id string, held map[string]string, r *xds.Response) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	note := func(sign, name string) {
@@ -213,7 +212,6 @@ func (f *feature) take(id string, r *xds.Response) error {
 		}
 		return errors.New(f.refuse)
 	}
-	held := f.held[id]
 	for _, x := range r.Resources {
 		key := r.Type.String() + " " + x.Name
 		switch was, ok := held[key]; {
