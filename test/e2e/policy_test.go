@@ -87,6 +87,9 @@ func TestABadPolicyLeavesTheLastGoodOneInForce(t *testing.T) {
 	}{
 		{"text that does not parse", "virtual_service {{{\n", "", 1},
 		{"an attribute that there is not", strings.Replace(allTo("v2"), "host   =", "hots   =", 1), "hots", 6},
+		{"a value of the wrong type", strings.Replace(allTo("v2"), `subset = "v2"`, `weight = "90"`, 1), "weight", 7},
+		{"weights that add up to nothing", strings.Replace(allTo("v2"), `subset = "v2"`, `weight = 0`, 1), "weight", 0},
+		{"two blocks of one name", allTo("v2") + `destination_rule "shop" { host = "shop" }`, "shop", 0},
 		{"a subset that nothing declares", allTo("v9"), "v9", 7},
 		{"a service that nobody knows", strings.Replace(allTo("v2"), "host   = \"shop\"\n      subset = \"v2\"", "host   = \"shoop\"", 1), "shoop", 5},
 		{"bytes that are no text", allTo("v2") + "# \xff\xfe\n", "UTF-8", 0},
@@ -103,10 +106,33 @@ func TestABadPolicyLeavesTheLastGoodOneInForce(t *testing.T) {
 	m.rejected(t, "a symlink out of the folder", "out.hcl", 0, "")
 	m.remove("out.hcl")
 	m.accepted(t)
+	if err := os.Symlink("nothing.hcl", m.path("policy", "gone.hcl")); err != nil {
+		t.Fatal(err)
+	}
+	m.rejected(t, "a file that cannot be read", "gone.hcl", 0, "")
+	m.remove("gone.hcl")
+	m.accepted(t)
+	if err := os.Rename(m.path("policy"), m.path("aside")); err != nil {
+		t.Fatal(err)
+	}
+	m.rejected(t, "a folder that is gone", "", 0, "policy")
+	if err := os.Rename(m.path("aside"), m.path("policy")); err != nil {
+		t.Fatal(err)
+	}
+	m.accepted(t)
 
 	if now := m.status().Revision; now != good {
 		t.Errorf("revision %d after nothing but bad policies, was %d", now, good)
 	}
+	route, rule, _ := strings.Cut(allTo("v1"), "destination_rule")
+	m.write("rule.hcl", "destination_rule"+rule)
+	m.rejected(t, "a rule in two files", "", 0, "shop")
+	m.write("shop.hcl", route)
+	m.accepted(t)
+	m.remove("rule.hcl")
+	m.rejected(t, "a subset that left with its file", "shop.hcl", 7, "v1")
+	m.write("rule.hcl", "destination_rule"+rule)
+	m.accepted(t)
 	if err := l.For(t.Context(), time.Second); err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +141,7 @@ func TestABadPolicyLeavesTheLastGoodOneInForce(t *testing.T) {
 		t.Errorf("answers: %v, want all by v1\n%s", by, report)
 	}
 
-	m.change("shop.hcl", allTo("v2"))
+	m.change("shop.hcl", strings.Replace(route, "v1", "v2", 1))
 	if err := l.Await(limited(t), func(r load.Result) bool { return r.Answer.Version == "v2" }); err != nil {
 		t.Error("a good policy after the bad ones is not followed:", err)
 	}
@@ -124,13 +150,13 @@ func TestABadPolicyLeavesTheLastGoodOneInForce(t *testing.T) {
 	}
 }
 
-// rejected waits until the server says of a file that it is in the way. line and text are checked if they are not zero.
+// rejected waits until the server says of a file that it is in the way. What is zero is not checked.
 func (m *mesh) rejected(t *testing.T, what, file string, line int, text string) {
 	t.Helper()
 	eventually(t, "the rejection of "+what, func() error {
 		s := m.status()
 		for _, d := range s.Diagnostics {
-			if d.Severity == "error" && d.File == file && (line == 0 || d.Line == line) && d.Code != "" &&
+			if d.Severity == "error" && (file == "" || d.File == file) && (line == 0 || d.Line == line) && d.Code != "" &&
 				strings.Contains(fmt.Sprint(d.Summary, d.Detail), text) {
 				return nil
 			}
