@@ -263,6 +263,9 @@ func (f *feature) write(prefix string) (any bool) {
 // outcome waits until the log says what became of an edit, which it does when all proxies have answered.
 func (f *feature) outcome() string {
 	line := f.line()
+	if strings.Contains(line, "in force with warnings") {
+		line += "\n" + f.line()
+	}
 	return line + "\n" + f.drain()
 }
 

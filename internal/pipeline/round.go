@@ -23,6 +23,8 @@ type round struct {
 	loader  *configs.Loader
 	own     static.Memo         // the policy folder's services, pointers kept
 	pending *configs.Policy     // loads, but names what no registry knows: tried again when the world changes
+	read    configs.Diagnostics // the warnings with which it was loaded
+	loaded  configs.Diagnostics // the warnings with which the policy in force was loaded
 	refused configs.Diagnostics // why the folder's policy is not in force; none: it is
 	warned  configs.Diagnostics // about what is in force
 	state   State
@@ -79,7 +81,7 @@ func (r *round) load() {
 	case Same(policy, r.state.Policy):
 		r.refuse(nil)
 	default:
-		r.pending = policy
+		r.pending, r.read = policy, diags
 	}
 }
 
@@ -179,7 +181,10 @@ func (r *round) commit(next *State, diags configs.Diagnostics, began time.Time) 
 	}
 	next.Rejected = len(r.refused) > 0
 	next.Diagnostics = r.refused
-	r.warn(diags, next.Revision)
+	if next.Policy != r.state.Policy {
+		r.loaded = r.read
+	}
+	r.warn(slices.Concat(r.loaded, diags), next.Revision)
 	if !next.Rejected {
 		next.Diagnostics = r.warned
 	}
