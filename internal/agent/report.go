@@ -13,6 +13,7 @@ import (
 
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
+	"github.com/wattle-mesh/wattle/internal/xds"
 )
 
 // firstReport is how long an agent that has just connected for the first time waits for its plan before it reports:
@@ -58,7 +59,11 @@ func (r *reporter) run(ctx context.Context) error {
 			pause.Reset()
 		}
 		wait := pause.NextBackOff()
-		r.log.Warn("the report stream ended", "error", err, "again_in", wait.Round(time.Millisecond))
+		level := slog.LevelWarn
+		if xds.Aged(err) {
+			level = slog.LevelDebug
+		}
+		r.log.Log(ctx, level, "the report stream ended", "error", err, "again_in", wait.Round(time.Millisecond))
 		if !sleep(ctx, wait) {
 			return nil
 		}

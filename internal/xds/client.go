@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,6 +13,8 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/wattle-mesh/wattle/translator"
@@ -89,13 +92,23 @@ func (c *Client) Run(ctx context.Context) error {
 			pause.Reset()
 		}
 		wait := pause.NextBackOff()
-		c.o.Log.Warn("xds stream ended", "error", err, "again_in", wait)
+		level := slog.LevelWarn
+		if Aged(err) {
+			level = slog.LevelDebug
+		}
+		c.o.Log.Log(ctx, level, "xds stream ended", "error", err, "again_in", wait)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// Aged reports whether a call ended because its connection was as old as the server lets any become. That is no fault:
+// the next call makes a new one.
+func Aged(err error) bool {
+	return status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), `"max_age"`) // grpc-go's word for it in GOAWAY
 }
 
 // stream opens a stream and reads it to its end.

@@ -88,7 +88,13 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(256),
 		grpc.MaxRecvMsgSize(16 << 20),
 		grpc.MaxHeaderListSize(16 << 10),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveParams(Keepalive()),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}
+}
+
+// Keepalive returns how ServerOptions has dead peers noticed, for a server that bounds the age of its connections
+// besides.
+func Keepalive() keepalive.ServerParameters {
+	return keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}
 }
