@@ -18,7 +18,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
 
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api"
@@ -249,12 +248,7 @@ func (s *server) serveAgents(ctx context.Context, l net.Listener) error {
 	case <-ctx.Done():
 		return l.Close()
 	}
-	srv := grpc.NewServer(append(s.nodes.ServerOptions(s.cfg.Names), xds.ServerOptions()...)...)
-	s.nodes.Register(srv)
-	s.xds.Register(srv)
-	stop := context.AfterFunc(ctx, srv.Stop)
-	defer stop()
-	return srv.Serve(l)
+	return api.NewPort(api.PortOptions{Log: s.log, CA: s.ca, Names: s.cfg.Names, Node: s.nodes, XDS: s.xds}).Serve(ctx, l)
 }
 
 func (s *server) serveHTTP(ctx context.Context, l net.Listener, token string) error {

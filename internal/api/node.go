@@ -25,9 +25,6 @@ const (
 	maxTTL     = 7 * 24 * time.Hour
 )
 
-// handshakeTimeout bounds how long a connection may take to say who it is.
-const handshakeTimeout = 10 * time.Second
-
 // NodeOptions configure a Node. All fields are required unless they say otherwise.
 type NodeOptions struct {
 	Log       *slog.Logger
@@ -46,7 +43,7 @@ type Node struct {
 	limit *limiter
 }
 
-// NewNode makes one that serves once it is registered on a gRPC server made with its ServerOptions.
+// NewNode makes one that serves on a Port.
 func NewNode(o NodeOptions) *Node {
 	if o.Holds == nil {
 		o.Holds = func(string, spiffe.ID) bool { return false }
@@ -54,17 +51,7 @@ func NewNode(o NodeOptions) *Node {
 	return &Node{o: o, limit: newLimiter()}
 }
 
-// ServerOptions returns what a gRPC server for agents needs: TLS 1.3 with a certificate that carries names (DNS names and
-// addresses), peers that are known by their certificates, and the refusal of every call but Join from those that are
-// no node. Options of internal/xds go beside these.
-func (n *Node) ServerOptions(names []string) []grpc.ServerOption {
-	return append(interceptors(n.o.CA.Now),
-		grpc.Creds(newTransport(n.o.CA, n.o.CA.Server(names))),
-		grpc.ConnectionTimeout(handshakeTimeout),
-	)
-}
-
-// Register adds the service to a gRPC server.
+// Register adds the service to a gRPC server of a Port.
 func (n *Node) Register(r grpc.ServiceRegistrar) { apipb.RegisterNodeServer(r, n) }
 
 // Join implements apipb.NodeServer. The certified key is the one that the peer's TLS handshake proved: a token that

@@ -1,12 +1,14 @@
 package api
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"fmt"
 	"math/big"
 	"net"
 	"net/netip"
@@ -18,6 +20,7 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -30,6 +33,7 @@ import (
 	"github.com/wattle-mesh/wattle/internal/spiffe"
 	"github.com/wattle-mesh/wattle/internal/store"
 	"github.com/wattle-mesh/wattle/internal/xds"
+	"github.com/wattle-mesh/wattle/translator"
 )
 
 // What others are wired to.
@@ -111,7 +115,8 @@ func TestJoinRefuses(t *testing.T) {
 		"no request":                       {good.Text(), nil, codes.InvalidArgument},
 		"another key than the handshake's": {good.Text(), newCSR(t, other), codes.InvalidArgument},
 		"a weak key":                       {good.Text(), newCSR(t, p224), codes.InvalidArgument},
-		"an oversize request":              {good.Text(), make([]byte, 1<<20), codes.InvalidArgument},
+		"an oversize request":              {good.Text(), make([]byte, 17<<10), codes.InvalidArgument},
+		"a message that is no join's":      {good.Text(), make([]byte, 1<<20), codes.ResourceExhausted},
 		"another node's token":             {wrongNode.Text(), newCSR(t, key), codes.PermissionDenied},
 		"a guessed secret":                 {guessed.Text(), newCSR(t, key), codes.PermissionDenied},
 		"a name that is none":              {badName.Text(), newCSR(t, key), codes.InvalidArgument},
@@ -268,7 +273,7 @@ func TestACertificateThatEndsDuringAConnectionIsNoLongerGood(t *testing.T) {
 	if _, err := c.Sign(t.Context(), &apipb.SignRequest{Csr: newCSR(t, newKey(t))}); err != nil {
 		t.Fatal(err)
 	}
-	w.clock.pass(ca.NodeLife + time.Hour)
+	w.clock.pass(ca.NodeLife + time.Hour) // before the connection's timer looks at the clock again
 	_, err := c.Sign(t.Context(), &apipb.SignRequest{Csr: newCSR(t, newKey(t))})
 	wantCode(t, "on the old connection", err, codes.Unauthenticated, "expired since")
 }
@@ -353,39 +358,34 @@ func TestSignGivesWhatWasGrantedAndIsThere(t *testing.T) {
 
 func TestProxiesBelongToTheirNode(t *testing.T) {
 	w := newWorld(t)
-	var got []error
-	srv := grpc.NewServer(append(w.node.ServerOptions(nil), grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
-		for _, id := range []string{"h1/host", "h1/gw-public", "h2/host", "h1", "h1/", "", "h10/host", "/host"} {
-			if p, err := AuthorizeProxy(s.Context(), &corev3.Node{Id: id}); err == nil && p == id {
-				got = append(got, nil)
-			} else {
-				got = append(got, err)
-			}
+	conn := w.conn(w.issue(spiffe.ForNode(td, "h1"), "h1"), "127.0.0.1")
+	for id, want := range map[string]codes.Code{
+		"h1/host": codes.OK, "h1/gw-public": codes.OK, "h1/gw-shop.public": codes.OK,
+		"h2/host": codes.PermissionDenied, "h10/host": codes.PermissionDenied, "/host": codes.PermissionDenied,
+		"h1": codes.PermissionDenied, "h1/": codes.PermissionDenied, "": codes.PermissionDenied,
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
+		if err == nil {
+			err = stream.Send(&discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: id}, TypeUrl: translator.Type(0).URL()})
+		}
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		wantCode(t, id, err, want, "")
+		cancel()
+	}
+	for _, p := range w.xds.Proxies() {
+		if !strings.HasPrefix(p.ID, "h1/") {
+			t.Errorf("the server knows proxy %q", p.ID)
+		}
+	}
+	eventually(t, "the streams that ended to leave nothing", func() error {
+		if all := w.xds.Proxies(); len(all) > 0 {
+			return fmt.Errorf("%d proxies are known, as %q", len(all), all[0].ID)
 		}
 		return nil
-	}))...)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- srv.Serve(l) }()
-	w.address = l.Addr().String()
-	err = w.conn(w.issue(spiffe.ForNode(td, "h1"), "h1"), "127.0.0.1").Invoke(t.Context(), "/x.Y/Z", &apipb.SignRequest{}, &apipb.SignResponse{})
-	srv.Stop()
-	if serveErr := <-ended; serveErr != nil {
-		t.Error(serveErr)
-	}
-	if len(got) != 8 {
-		t.Fatalf("the handler was not reached: %v", err)
-	}
-	for i, err := range got {
-		want := codes.PermissionDenied
-		if i < 2 {
-			want = codes.OK
-		}
-		wantCode(t, "proxy", err, want, "")
-	}
+	})
 }
 
 func TestTokenText(t *testing.T) {

@@ -10,11 +10,13 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 	"github.com/wattle-mesh/wattle/internal/ca"
@@ -28,7 +30,8 @@ type Peer struct {
 	Address  netip.Addr // where the connection comes from
 	Refusal  string     // why Node is empty
 	notAfter time.Time
-	key      any // the public key that the peer proved to hold
+	key      any    // the public key that the peer proved to hold
+	guest    *guest // nil: not a node
 }
 
 // PeerFrom returns the peer of a call. It reports false if the call did not come through the agents' port.
@@ -44,12 +47,12 @@ func PeerFrom(ctx context.Context) (*Peer, bool) {
 // transport is TLS 1.3 with a certificate of the CA, for peers that show a certificate of any make. It classifies
 // the peer once for each connection.
 type transport struct {
-	credentials.TransportCredentials
-	ca *ca.CA
+	tls credentials.TransportCredentials
+	ca  *ca.CA
 }
 
 func newTransport(authority *ca.CA, cert *ca.ServerCertificate) *transport {
-	return &transport{ca: authority, TransportCredentials: credentials.NewTLS(&tls.Config{
+	return &transport{ca: authority, tls: credentials.NewTLS(&tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		ClientAuth:             tls.RequireAnyClientCert, // one of no CA of ours may still join
 		SessionTicketsDisabled: true,                     // every connection proves its key, against the certificates of now
@@ -57,9 +60,9 @@ func newTransport(authority *ca.CA, cert *ca.ServerCertificate) *transport {
 	})}
 }
 
-// ServerHandshake implements credentials.TransportCredentials.
-func (t *transport) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := t.TransportCredentials.ServerHandshake(raw)
+// handshake returns the connection over raw, and who is at its other end.
+func (t *transport) handshake(raw net.Conn) (net.Conn, *Peer, error) {
+	conn, info, err := t.tls.ServerHandshake(raw)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -72,11 +75,6 @@ func (t *transport) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInf
 		who.Address = a.AddrPort().Addr().Unmap().WithZone("")
 	}
 	return conn, who, nil
-}
-
-// Clone implements credentials.TransportCredentials.
-func (t *transport) Clone() credentials.TransportCredentials {
-	return &transport{t.TransportCredentials.Clone(), t.ca}
 }
 
 // classify finds out whose certificate it is.
@@ -126,22 +124,49 @@ func admit(ctx context.Context, method string, now time.Time) error {
 	return nil
 }
 
-// interceptors refuse calls before anything of them is looked at.
-func interceptors(now func() time.Time) []grpc.ServerOption {
+// guards refuse calls: before a byte of their messages is read, and once more when the call begins. What a node sends
+// on streams is paced.
+func (p *Port) guards() []grpc.ServerOption {
 	return []grpc.ServerOption{
+		grpc.InTapHandle(func(ctx context.Context, info *tap.Info) (context.Context, error) {
+			if err := admit(ctx, info.FullMethodName, p.o.CA.Now()); err != nil {
+				return ctx, err
+			}
+			if who, _ := PeerFrom(ctx); who.guest != nil {
+				return ctx, who.guest.call(ctx)
+			}
+			return ctx, nil
+		}),
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-			if err := admit(ctx, info.FullMethod, now()); err != nil {
+			if err := admit(ctx, info.FullMethod, p.o.CA.Now()); err != nil {
 				return nil, err
 			}
 			return next(ctx, req)
 		}),
 		grpc.ChainStreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-			if err := admit(ss.Context(), info.FullMethod, now()); err != nil {
+			if err := admit(ss.Context(), info.FullMethod, p.o.CA.Now()); err != nil {
 				return err
+			}
+			if who, _ := PeerFrom(ss.Context()); who.guest != nil {
+				ss = &paced{ss, who.guest.pace}
 			}
 			return next(srv, ss)
 		}),
 	}
+}
+
+// paced is a stream that is read no faster than its node may send.
+type paced struct {
+	grpc.ServerStream
+	pace *rate.Limiter
+}
+
+// RecvMsg implements grpc.ServerStream.
+func (s *paced) RecvMsg(m any) error {
+	if err := s.pace.Wait(s.Context()); err != nil {
+		return status.FromContextError(s.Context().Err()).Err()
+	}
+	return s.ServerStream.RecvMsg(m)
 }
 
 // AuthorizeProxy says whose configuration an xDS stream gets: the proxy that it claims to be, if that belongs to the

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -32,6 +33,7 @@ import (
 	"github.com/wattle-mesh/wattle/internal/ca"
 	"github.com/wattle-mesh/wattle/internal/spiffe"
 	"github.com/wattle-mesh/wattle/internal/store"
+	"github.com/wattle-mesh/wattle/internal/xds"
 	"github.com/wattle-mesh/wattle/registry"
 )
 
@@ -39,22 +41,22 @@ const td = "corp.example"
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// clock is a time that tests move.
+// clock goes as the real one does, and tests set it forward.
 type clock struct {
-	mu sync.Mutex
-	t  time.Time
+	mu    sync.Mutex
+	ahead time.Duration
 }
 
 func (c *clock) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.t
+	return time.Now().Add(c.ahead)
 }
 
 func (c *clock) pass(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.t = c.t.Add(d)
+	c.ahead += d
 }
 
 // world is a server with all that this package is wired to.
@@ -66,7 +68,8 @@ type world struct {
 	store     *store.Store
 	registrar *Registrar
 	node      *Node
-	address   string // of the agents' port
+	xds       *xds.Server // empty
+	address   string      // of the agents' port
 	holds     func(node string, id spiffe.ID) bool
 
 	sets   chan []*registry.Service // what the registrar publishes
@@ -76,7 +79,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), clock: &clock{t: time.Now()}, holds: func(string, spiffe.ID) bool { return false }}
+	w := &world{t: t, dir: t.TempDir(), clock: &clock{}, holds: func(string, spiffe.ID) bool { return false }}
 	w.start()
 	t.Cleanup(w.end)
 	return w
@@ -100,6 +103,7 @@ func (w *world) start() {
 	}
 	w.node = NewNode(NodeOptions{Log: log, CA: w.ca, Store: w.store, Registrar: w.registrar,
 		Holds: func(n string, id spiffe.ID) bool { return w.holds(n, id) }})
+	w.xds = xds.New(xds.Options{Authorize: AuthorizeProxy[*corev3.Node]})
 	w.run()
 	w.serve()
 }
@@ -127,18 +131,23 @@ func (w *world) run() {
 }
 
 func (w *world) serve() {
+	w.listen(NewPort(PortOptions{Log: slog.New(slog.DiscardHandler), CA: w.ca, Names: []string{"server.example"}, Node: w.node, XDS: w.xds}))
+}
+
+// listen serves a port, which w.address leads to from then on.
+func (w *world) listen(p *Port) {
+	w.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.address = l.Addr().String()
-	srv := grpc.NewServer(w.node.ServerOptions([]string{"server.example"})...)
-	w.node.Register(srv)
+	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- srv.Serve(l) }()
+	go func() { ended <- p.Serve(ctx, l) }()
 	w.stop = append(w.stop, func() {
-		srv.Stop()
-		if err := <-ended; err != nil && !errors.Is(err, grpc.ErrServerStopped) { // it was stopped before it began
+		cancel()
+		if err := <-ended; err != nil {
 			w.t.Errorf("serve: %v", err)
 		}
 	})
@@ -343,4 +352,23 @@ func (r *reporting) hear() map[string]string {
 		out[x.GetNamespace()+"/"+x.GetService()] = x.GetReason()
 	}
 	return out
+}
+
+// eventually waits until ok has nothing to say.
+func eventually(t *testing.T, what string, ok func() error) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(10 * time.Second)
+	for {
+		err := ok()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("waited for %s: %v", what, err)
+		}
+	}
 }

@@ -12,7 +12,6 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc"
 
 	"github.com/wattle-mesh/wattle/internal/api"
 	"github.com/wattle-mesh/wattle/internal/pipeline"
@@ -98,9 +97,7 @@ func (s *serverRole) start(ctx context.Context, m layout) (string, error) {
 	loop = pipeline.New(pipeline.Options{Log: log, Dir: policy, TrustDomain: trustDomain, Revisions: db, Registries: registries,
 		Health: registrar.Health, OnPolicy: registrar.SetPolicy, Publish: table.Apply})
 	nodes := api.NewNode(api.NodeOptions{Log: log, CA: authority, Store: db, Registrar: registrar})
-	srv := grpc.NewServer(append(nodes.ServerOptions([]string{serverName}), xds.ServerOptions()...)...)
-	nodes.Register(srv)
-	table.Register(srv)
+	port := api.NewPort(api.PortOptions{Log: log, CA: authority, Names: []string{serverName}, Node: nodes, XDS: table})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
@@ -108,7 +105,7 @@ func (s *serverRole) start(ctx context.Context, m layout) (string, error) {
 	// These run until the process ends with its input.
 	go func() { exit(registries.Run(ctx)) }()
 	go func() { exit(loop.Run(ctx)) }()
-	go func() { exit(srv.Serve(l)) }()
+	go func() { exit(port.Serve(ctx, l)) }()
 	<-s.source.up
 	select {
 	case <-loop.Ready():
