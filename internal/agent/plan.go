@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -15,15 +13,13 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/wattle-mesh/wattle/adapters"
+	"github.com/wattle-mesh/wattle/internal/api"
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
 	"github.com/wattle-mesh/wattle/translator"
 )
 
 // hostProxy is the name of the proxy that serves the host's workloads. Its stream brings the plan.
 const hostProxy = "host"
-
-// proxyName is what a proxy's name may be: it becomes a folder's.
-var proxyName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9_.]{0,126}[a-z0-9])?$`)
 
 // readPlan decodes the resource that says what the host runs.
 func readPlan(r *translator.Resource) (*planpb.HostPlan, error) {
@@ -107,8 +103,8 @@ func (p *proxies) run(ctx context.Context) error {
 func (p *proxies) names(host string, plan *planpb.HostPlan) []string {
 	var out []string
 	for _, x := range plan.GetProxies() {
-		name, ok := strings.CutPrefix(x.GetId(), host+"/")
-		if !ok || !proxyName.MatchString(name) {
+		node, name, ok := api.SplitProxy(x.GetId())
+		if !ok || node != host {
 			p.log.Error("the plan has a proxy that this host cannot have", "proxy", x.GetId())
 			continue
 		}

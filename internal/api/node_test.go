@@ -363,6 +363,8 @@ func TestProxiesBelongToTheirNode(t *testing.T) {
 		"h1/host": codes.OK, "h1/gw-public": codes.OK, "h1/gw-shop.public": codes.OK,
 		"h2/host": codes.PermissionDenied, "h10/host": codes.PermissionDenied, "/host": codes.PermissionDenied,
 		"h1": codes.PermissionDenied, "h1/": codes.PermissionDenied, "": codes.PermissionDenied,
+		"h1/../h2/host": codes.PermissionDenied, "h1/host/": codes.PermissionDenied, "h1/\x1b]0;owned\a": codes.PermissionDenied,
+		"h1/host\n": codes.PermissionDenied, "h1/" + strings.Repeat("x", 200): codes.PermissionDenied, "h1/Host": codes.PermissionDenied,
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
 		stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"regexp"
 	"strings"
 	"time"
 
@@ -169,6 +170,16 @@ func (s *paced) RecvMsg(m any) error {
 	return s.ServerStream.RecvMsg(m)
 }
 
+// proxyName is what may follow the node's name in the id of a proxy.
+var proxyName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9_.]{0,126}[a-z0-9])?$`)
+
+// SplitProxy returns the two parts of a proxy's id, "h1/host". It reports false if no proxy can have that id. The
+// name is fit for a file's.
+func SplitProxy(id string) (node, name string, ok bool) {
+	node, name, ok = strings.Cut(id, "/")
+	return node, name, ok && spiffe.CheckName(node) == nil && proxyName.MatchString(name)
+}
+
 // AuthorizeProxy says whose configuration an xDS stream gets: the proxy that it claims to be, if that belongs to the
 // peer's node ("h1/host" to h1). It is for xds.Options.Authorize; N is Envoy's
 // Node, which an assignment infers.
@@ -177,11 +188,10 @@ func AuthorizeProxy[N interface{ GetId() string }](ctx context.Context, claim N)
 	if !ok || who.Node == "" {
 		return "", status.Error(codes.Unauthenticated, "no certificate of a node")
 	}
-	id := claim.GetId()
-	if host, proxy, ok := strings.Cut(id, "/"); !ok || host != who.Node || proxy == "" {
-		return "", status.Errorf(codes.PermissionDenied, "node %s may not have the configuration of proxy %q", who.Node, clip(id, 100))
+	if node, _, ok := SplitProxy(claim.GetId()); !ok || node != who.Node {
+		return "", status.Errorf(codes.PermissionDenied, "node %s may not have the configuration of proxy %q", who.Node, clip(claim.GetId(), 100))
 	}
-	return id, nil
+	return claim.GetId(), nil
 }
 
 // clip shortens what a peer said before it goes into an error or a log.
