@@ -17,7 +17,7 @@ import (
 
 func newRegistrar(t *testing.T) *Registrar {
 	t.Helper()
-	s, err := store.Open(filepath.Join(t.TempDir(), "wattle.db"))
+	s, err := store.Open(filepath.Join(t.TempDir(), "state", "wattle.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func TestConformance(t *testing.T) {
 // A store that fails stops nothing: the services are published, Run says why, and what was not kept is kept later.
 func TestAStoreThatFailsIsReportedAndTriedAgain(t *testing.T) {
 	r := newRegistrar(t)
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "state")
 	broken, err := store.Open(filepath.Join(dir, "wattle.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -158,7 +158,7 @@ func TestAStoreThatFailsIsReportedAndTriedAgain(t *testing.T) {
 
 // A thousand hosts: a report of one of them must not cost what all of them cost.
 func BenchmarkReport(b *testing.B) {
-	s, err := store.Open(filepath.Join(b.TempDir(), "wattle.db"))
+	s, err := store.Open(filepath.Join(b.TempDir(), "state", "wattle.db"))
 	if err != nil {
 		b.Fatal(err)
 	}

