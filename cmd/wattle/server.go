@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -94,7 +95,7 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, base 
 		}
 	}()
 	s.store = kept
-	if s.ca, err = openCA(cmd, cfg, vars); err != nil {
+	if s.ca, err = openCA(cmd, cfg, vars, kept); err != nil {
 		return nil, err
 	}
 	s.registry = registry.NewAggregator(registry.Options{Log: log, OnChange: func() { s.loop.Nudge() }})
@@ -122,18 +123,26 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, base 
 	return s, nil
 }
 
-// openCA opens the CA, or makes it at the first start, for the trust domain that the policy names.
-func openCA(cmd *cobra.Command, cfg *configs.Server, vars configs.Options) (*ca.CA, error) {
+// openCA opens the CA, or makes it at the first start, for the trust domain that the policy names. A store that knows
+// a CA is used with no other: a new root would lock every host out.
+func openCA(cmd *cobra.Command, cfg *configs.Server, vars configs.Options, kept *store.Store) (*ca.CA, error) {
 	dir := filepath.Join(cfg.StateDir, "ca")
 	trustDomain := "" // the one it was made for
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		if has, err := kept.HasCA(); err != nil || has {
+			return nil, cmp.Or(err, fmt.Errorf("the CA in %s is gone, and no host would believe a new one; restore the folder from a backup, or move all of %s away to begin a new mesh", dir, cfg.StateDir))
+		}
 		policy, diags := configs.NewLoader(vars).Load(cfg.Policy)
 		if err := refuse(cmd.ErrOrStderr(), diags); err != nil {
 			return nil, err
 		}
 		trustDomain = policy.Mesh.TrustDomain
 	}
-	return ca.Open(dir, trustDomain, time.Now)
+	c, err := ca.Open(dir, trustDomain, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	return c, kept.SetCA(c.Pin())
 }
 
 // holds reports whether the view in force has a workload or a gateway of that identity on the node.

@@ -80,6 +80,36 @@ func TestADamagedFileIsAnErrorAndStays(t *testing.T) {
 	try("random bytes everywhere", text, true)
 }
 
+func TestAStoreKnowsItsCA(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	s := open(t, dir)
+	has := func(want bool) {
+		t.Helper()
+		if got, err := s.HasCA(); got != want || err != nil {
+			t.Errorf("it has a CA: %t, %v", got, err)
+		}
+	}
+	has(false)
+	for range 2 {
+		if err := s.SetCA("aaaa"); err != nil {
+			t.Fatal(err)
+		}
+		has(true)
+	}
+	s = reopen(t, s, dir)
+	has(true)
+	if err := s.SetCA("bbbb"); !errors.Is(err, ErrCA) || !strings.Contains(err.Error(), "backup") {
+		t.Errorf("another CA: %v", err)
+	}
+
+	// A store of nodes has one, though it does not know which.
+	s = open(t, filepath.Join(t.TempDir(), "state"))
+	if err := s.Admit("h1", Grant{}, now); err != nil {
+		t.Fatal(err)
+	}
+	has(true)
+}
+
 func TestAFolderThatIsOpenToOthersIsRefused(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	if err := open(t, dir).Close(); err != nil {
