@@ -141,6 +141,25 @@ func TestAClientThatAnswersNothingCannotHaveNamesRememberedWithoutEnd(t *testing
 	})
 }
 
+func TestEndpointsGoWithTheirCluster(t *testing.T) {
+	in(t, func(d *dialogue) {
+		d.subscribeAll()
+		d.set(translator.Cluster, "c-0", "new")
+		d.apply()
+		d.hear("cluster c-0", "endpoint c-0")
+		d.ack(translator.Endpoint)
+		m := &mesh{w: d.w, serial: 100}
+		m.drop(1)
+		d.apply()
+		d.hear("listener -l-1", "route -r-1")
+		d.ack(translator.Listener)
+		d.ack(translator.Route)
+		d.hear() // c-1 cannot be removed while c-0 is unanswered, and must not be without endpoints until then
+		d.ack(translator.Cluster)
+		d.hear("cluster -c-1", "endpoint -c-1")
+	})
+}
+
 func TestANameThatAppearsLaterIsSentToWhoAskedForIt(t *testing.T) {
 	in(t, func(d *dialogue) {
 		d.say(request{typ: translator.Endpoint, subscribe: []string{"c-2"}})
