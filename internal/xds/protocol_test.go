@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -158,6 +159,23 @@ func TestEndpointsGoWithTheirCluster(t *testing.T) {
 		d.ack(translator.Cluster)
 		d.hear("cluster -c-1", "endpoint -c-1")
 	})
+}
+
+func TestARefusalIsOneLineThatATerminalCanShow(t *testing.T) {
+	for text, want := range map[string]string{
+		"\x1b]0;owned\x07no such filter": "?]0;owned?no such filter",
+		"two\nlines\tand\ra half":        "two lines and a half",
+		"\xff\u202e":                     "??",
+		"a filter Ähnlich 100 % \"x\"":   "a filter Ähnlich 100 % \"x\"",
+	} {
+		if got := newNack(&message{}, text).Message; got != want {
+			t.Errorf("%q is shown as %q, want %q", text, got, want)
+		}
+	}
+	m := &message{resources: []*translator.Resource{resource(translator.Key{Type: translator.Listener, Name: "l-0"}, "1")}}
+	if n := newNack(m, strings.Repeat("x", 10*maxNackText)); len(n.Message) != maxNackText {
+		t.Errorf("%d bytes are kept", len(n.Message))
+	}
 }
 
 func TestANameThatAppearsLaterIsSentToWhoAskedForIt(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/wattle-mesh/wattle/translator"
 )
@@ -50,7 +51,7 @@ func newNack(m *message, reason string) *Nack {
 	if len(reason) > maxNackText {
 		reason = reason[:maxNackText]
 	}
-	n := &Nack{Generation: m.gen, Message: strings.ToValidUTF8(reason, "?"), Time: time.Now()}
+	n := &Nack{Generation: m.gen, Message: printable(reason), Time: time.Now()}
 	for _, named := range [...]bool{true, false} {
 		for _, r := range m.resources {
 			if len(n.Resources) < maxNackResources && (!named || mentions(reason, r.Name)) {
@@ -62,6 +63,19 @@ func newNack(m *message, reason string) *Nack {
 		}
 	}
 	return n
+}
+
+// printable makes one line of what a proxy says, without what would steer a terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r):
+			return ' '
+		case !unicode.IsPrint(r) || r == unicode.ReplacementChar:
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 // mentions reports whether name is in text as a word of its own, so that "a:80" is not found in "data:8080".
