@@ -78,6 +78,9 @@ type server struct {
 	metrics   *prometheus.Registry
 }
 
+// agentNames is how many names of a type an agent may ask for on one stream. Ours asks for none: it takes all in scope.
+const agentNames = 1024
+
 // openServer makes the parts and wires them. Nothing runs or listens yet.
 func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, base string, vars configs.Options) (s *server, err error) {
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
@@ -107,7 +110,7 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, base 
 		return nil, err
 	}
 	streams := xds.Options{
-		Log: log, Metrics: s.metrics,
+		Log: log, Metrics: s.metrics, MaxNames: agentNames,
 		OnConverged: func(gen uint64, proxies int, took time.Duration, nacked int) {
 			s.loop.Converged(gen, proxies, nacked, took)
 		},

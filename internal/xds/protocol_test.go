@@ -2,6 +2,7 @@ package xds
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -142,6 +143,29 @@ func TestAClientThatAnswersNothingCannotHaveNamesRememberedWithoutEnd(t *testing
 	})
 }
 
+func TestAStreamHasBounds(t *testing.T) {
+	in(t, func(d *dialogue) {
+		d.srv.o.MaxNames = 3
+		try := func(what string, r *request, want codes.Code) {
+			t.Helper()
+			r.known = true
+			if err := d.srv.handle(d.p.st, r); status.Code(err) != want {
+				t.Errorf("%s: %v, want %s", what, err, want)
+			}
+		}
+		claims := map[string]string{}
+		for i := range maxNames + 1 {
+			claims[fmt.Sprint(i)] = ""
+		}
+		try("too many that it holds", &request{typ: translator.Cluster, subscribe: []string{"*"}, initial: claims}, codes.ResourceExhausted)
+		try("three names", &request{typ: translator.Endpoint, subscribe: []string{"a", "b", "c"}}, codes.OK)
+		try("a fourth", &request{typ: translator.Endpoint, subscribe: []string{"d"}}, codes.ResourceExhausted)
+		try("all there is", &request{typ: translator.Route, subscribe: []string{"*"}}, codes.OK)
+		d.p.st.subs[translator.Route].owed = map[string]struct{}{"a": {}, "b": {}, "c": {}, "d": {}}
+		try("an answer while much is owed", &request{typ: translator.Route, answers: true, nonce: 1 << 40}, codes.OK)
+	})
+}
+
 func TestEndpointsGoWithTheirCluster(t *testing.T) {
 	in(t, func(d *dialogue) {
 		d.subscribeAll()
@@ -177,6 +201,26 @@ func TestARefusalIsOneLineThatATerminalCanShow(t *testing.T) {
 		t.Errorf("%d bytes are kept", len(n.Message))
 	}
 }
+
+func TestARefusalIsLoggedAFewTimes(t *testing.T) {
+	in(t, func(d *dialogue) {
+		lines := 0
+		d.srv.o.Log = slog.New(slog.NewTextHandler(writer(func([]byte) { lines++ }), nil))
+		d.say(request{typ: translator.Endpoint, subscribe: []string{"c-0"}})
+		for range 10 * loudBurst {
+			d.nack(translator.Endpoint, "no")
+			d.say(request{typ: translator.Endpoint, subscribe: []string{"c-0"}})
+		}
+		if lines == 0 || lines > loudBurst+1 {
+			t.Errorf("%d lines are logged", lines)
+		}
+	})
+}
+
+// writer is called for each line.
+type writer func([]byte)
+
+func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
 
 func TestANameThatAppearsLaterIsSentToWhoAskedForIt(t *testing.T) {
 	in(t, func(d *dialogue) {

@@ -24,6 +24,8 @@ type Options struct {
 	// Authorize decides whose configuration a stream gets, from the peer in ctx and the node that it claims to be. Its
 	// error ends the stream and should be a gRPC status. Required.
 	Authorize func(ctx context.Context, node *corev3.Node) (proxyID string, err error)
+	// MaxNames bounds the names that a stream may subscribe to in one type. A wildcard is none. 0: 131072.
+	MaxNames int
 	// OnConverged, if set, is called once for each generation, when every stream that it touched has answered it or
 	// ended: how many were sent something, how many of them refused something, and how long it took since Apply. It is
 	// called from a goroutine of the server that holds no lock, never from within Apply and never twice at a time.
@@ -48,6 +50,9 @@ type Server struct {
 func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.MaxNames == 0 {
+		o.MaxNames = maxNames
 	}
 	return &Server{o: o, metrics: newMetrics(o.Metrics), table: newTable(), mint: newMint()}
 }

@@ -8,6 +8,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -36,6 +37,8 @@ type stream struct {
 	broken  bool // nothing can be sent any more
 	kicked  string
 	unacked int // bytes
+
+	loud *rate.Limiter // nil: it has refused nothing
 
 	reached uint64   // generation of the last response
 	rounds  []*round // that wait for the stream
@@ -116,15 +119,15 @@ func (s *Server) handle(st *stream, r *request) error {
 		return nil // an Envoy that asks for a type that we do not have does without
 	}
 	b := &st.subs[r.typ]
-	if b.tooMany(r) {
-		return status.Errorf(codes.ResourceExhausted, "more than %d names", maxNames)
+	if b.tooMany(r, s.o.MaxNames) {
+		return status.Errorf(codes.ResourceExhausted, "more than %d names", s.o.MaxNames)
 	}
 	if b.on {
 		if r.answers && b.inflight && r.nonce == b.last.gen {
 			s.metrics.answered(r.typ, r.refused)
 			st.answer(r.typ, r)
 			if r.refused {
-				s.report(st.proxy.id, r.typ, b.nack)
+				s.report(st, r.typ, b.nack)
 			}
 		}
 		st.amend(r.typ, r)
@@ -135,8 +138,21 @@ func (s *Server) handle(st *stream, r *request) error {
 	return nil
 }
 
+// A proxy's first refusals are logged, and loudRate a second of what it goes on with.
+const (
+	loudRate  = 1
+	loudBurst = 20
+)
+
 // report logs a refusal.
-func (s *Server) report(proxy string, t translator.Type, n *Nack) {
+func (s *Server) report(st *stream, t translator.Type, n *Nack) {
+	if st.loud == nil {
+		st.loud = rate.NewLimiter(loudRate, loudBurst)
+	}
+	if !st.loud.Allow() {
+		return
+	}
+	proxy := st.proxy.id
 	s.notify(func() {
 		s.o.Log.Error("proxy refused its configuration", "proxy", proxy, "type", t.String(), "generation", n.Generation,
 			"message", n.Message, "resources", n.Resources)

@@ -7,7 +7,8 @@ import (
 	"github.com/wattle-mesh/wattle/translator"
 )
 
-// maxNames bounds the names that one stream may subscribe to in one type, and those that wait for an answer.
+// maxNames bounds the names that one stream may subscribe to in one type, those that wait for an answer, and those that
+// it says it holds. Options.MaxNames is a lower bound on the first two.
 const maxNames = 1 << 17
 
 // sub is what a stream knows of one type. What the client holds is not a list but two generations and pointers to
@@ -48,8 +49,9 @@ func (b *sub) wants(name string) bool {
 
 // tooMany reports whether a request would have the server remember more names than it may. Names that were given up
 // under a wildcard wait for an answer too, which a client that acknowledges nothing never lets come.
-func (b *sub) tooMany(r *request) bool {
-	return len(b.names)+len(r.subscribe) > maxNames || b.wild && len(b.owed)+len(r.subscribe)+len(r.unsubscribe) > maxNames
+func (b *sub) tooMany(r *request, most int) bool {
+	changes := len(r.subscribe) + len(r.unsubscribe)
+	return len(b.names)+len(r.subscribe) > most || len(r.initial) > maxNames || b.wild && changes > 0 && len(b.owed)+changes > most
 }
 
 func (b *sub) owe(name string) {
