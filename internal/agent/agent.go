@@ -47,6 +47,9 @@ func New(o Options) (*Agent, error) {
 			return nil, err
 		}
 	}
+	if err := private(cfg.StateDir); err != nil {
+		return nil, err
+	}
 	if n := len(socket(filepath.Join(cfg.RunDir, "gw-default"))); n > maxSocketPath {
 		return nil, fmt.Errorf("run_dir %s is too long for unix sockets, by %d characters at least; choose a shorter one", cfg.RunDir, n-maxSocketPath)
 	}

@@ -41,6 +41,18 @@ func writeFile(path string, data []byte) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
+// private refuses a file or folder that others than its owner may use.
+func private(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return fmt.Errorf("%s is open to others (mode %04o): chmod go= %s", path, mode, path)
+	}
+	return nil
+}
+
 // lock takes a folder for this process: a second agent on it would fight over its sockets. It is let go when the
 // file is closed, by the kernel at the latest.
 func lock(dir string) (*os.File, error) {

@@ -19,6 +19,11 @@ func TestAHostThatCannotJoinSaysWhy(t *testing.T) {
 	w.listen()
 	used := w.token()
 	w.tokens[used] = false
+	open := filepath.Join(w.dir, "token")
+	write(t, open, w.token())
+	if err := os.Chmod(open, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		change func(*configs.Agent)
 		want   string
@@ -27,6 +32,7 @@ func TestAHostThatCannotJoinSaysWhy(t *testing.T) {
 		"a used token":        {func(c *configs.Agent) { c.Token = used }, "used up"},
 		"no token at all":     {func(c *configs.Agent) { c.Token = "hello" }, "token"},
 		"another host's":      {func(c *configs.Agent) { c.Token, c.Node = used, "h2" }, `node = "h2"`},
+		"a file of others":    {func(c *configs.Agent) { c.TokenFile = open }, "chmod go= " + open},
 		"a file that is gone": {func(c *configs.Agent) { c.TokenFile = "/nonexistent/token" }, "/nonexistent/token"},
 	} {
 		cfg := w.config()
@@ -121,6 +127,11 @@ func TestAStateFolderThatIsNotRightIsRefused(t *testing.T) {
 	}{
 		"a key that others may read": {func(t *testing.T, _ *world, state string) {
 			if err := os.Chmod(filepath.Join(state, nodeKeyFile), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}, "chmod go="},
+		"a folder that others may write to": {func(t *testing.T, _ *world, state string) {
+			if err := os.Chmod(state, 0o777); err != nil {
 				t.Fatal(err)
 			}
 		}, "chmod go="},

@@ -99,12 +99,8 @@ func (n *node) openKey() error {
 	if err != nil {
 		return err
 	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("%s may be read by others (mode %04o): chmod go= it, or remove it and join again", path, info.Mode().Perm())
+	if err := private(path); err != nil {
+		return fmt.Errorf("%w, or remove it and join again", err)
 	}
 	if _, n.key, err = parsePEM(text); err != nil || n.key == nil {
 		return fmt.Errorf("%s is not a PEM file with a private key (%v); restore it, or remove it and join again", path, err)
@@ -215,6 +211,9 @@ func token(inline, file string) (string, error) {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			return "", fmt.Errorf("the join token: %w; make one with wattle token create", err)
+		}
+		if err := private(file); err != nil {
+			return "", fmt.Errorf("the join token: %w", err)
 		}
 		inline = string(text)
 	}
