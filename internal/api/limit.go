@@ -45,3 +45,34 @@ func (l *limiter) allow(a netip.Addr) bool {
 	}
 	return r.Allow()
 }
+
+// A node may have signBurst certificates at once, those of a host that starts, and signRate a second from then on.
+const (
+	signRate  = 20
+	signBurst = 1000
+)
+
+// paces limits each node. There is one limiter for every node that ever called: there are as many as the CA has let
+// in. Safe for concurrent use.
+type paces struct {
+	mu    *sync.Mutex
+	nodes map[string]*rate.Limiter
+	rate  rate.Limit
+	burst int
+}
+
+func newPaces(r rate.Limit, burst int) paces {
+	return paces{mu: new(sync.Mutex), nodes: map[string]*rate.Limiter{}, rate: r, burst: burst}
+}
+
+// of returns the limiter of a node, whatever its connections and streams.
+func (p paces) of(node string) *rate.Limiter {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.nodes[node]
+	if l == nil {
+		l = rate.NewLimiter(p.rate, p.burst)
+		p.nodes[node] = l
+	}
+	return l
+}

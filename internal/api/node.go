@@ -39,8 +39,10 @@ type NodeOptions struct {
 // Node is the gRPC service wattle.v1.Node on the agents' port, and what people may do to nodes.
 type Node struct {
 	apipb.UnimplementedNodeServer
-	o     NodeOptions
-	limit *limiter
+	o       NodeOptions
+	limit   *limiter
+	reports paces
+	signs   paces
 }
 
 // NewNode makes one that serves on a Port.
@@ -48,7 +50,7 @@ func NewNode(o NodeOptions) *Node {
 	if o.Holds == nil {
 		o.Holds = func(string, spiffe.ID) bool { return false }
 	}
-	return &Node{o: o, limit: newLimiter()}
+	return &Node{o: o, limit: newLimiter(), reports: newPaces(reportRate, reportBurst), signs: newPaces(signRate, signBurst)}
 }
 
 // Register adds the service to a gRPC server of a Port.
@@ -99,6 +101,9 @@ func (n *Node) Sign(ctx context.Context, req *apipb.SignRequest) (*apipb.SignRes
 	who, ok := PeerFrom(ctx)
 	if !ok || who.Node == "" {
 		return nil, status.Error(codes.Unauthenticated, "no certificate of a node")
+	}
+	if !n.signs.of(who.Node).Allow() {
+		return nil, status.Error(codes.ResourceExhausted, "too many certificates at once; wait a second")
 	}
 	id := spiffe.ForNode(n.o.CA.TrustDomain, who.Node)
 	if req.GetIdentity() != "" && req.GetIdentity() != id.String() {

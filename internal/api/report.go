@@ -19,7 +19,8 @@ import (
 	"github.com/wattle-mesh/wattle/internal/store"
 )
 
-// A stream may report reportBurst times at once and reportRate times a second from then on; more has to wait.
+// A node may report reportBurst times at once, over all its streams, and reportRate times a second from then on; more
+// has to wait.
 const (
 	reportRate  = 50
 	reportBurst = 100
@@ -37,7 +38,7 @@ func (n *Node) Report(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb
 	}
 	number, superseded := n.o.Registrar.open(who.Node)
 	defer n.o.Registrar.close(who.Node, number)
-	reports, ended := receive(stream)
+	reports, ended := receive(stream, n.reports.of(who.Node))
 	var told []refusal
 	var changed <-chan struct{} // nil before the first report
 	for {
@@ -71,9 +72,8 @@ func (n *Node) Report(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb
 }
 
 // receive reads the stream from a goroutine that ends with it.
-func receive(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb.ReportResponse]) (<-chan *apipb.ReportRequest, <-chan error) {
+func receive(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb.ReportResponse], limit *rate.Limiter) (<-chan *apipb.ReportRequest, <-chan error) {
 	reports, ended := make(chan *apipb.ReportRequest), make(chan error, 1)
-	limit := rate.NewLimiter(reportRate, reportBurst)
 	ctx := stream.Context()
 	next := func() error {
 		if err := limit.Wait(ctx); err != nil {

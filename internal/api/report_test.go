@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -270,6 +271,27 @@ func TestAReportHasBounds(t *testing.T) {
 	if len(got) != 1 || got[key("h1", "reviews")].Health != registry.Unhealthy || len(got[key("h1", "reviews")].Reason) > maxReason+3 {
 		t.Errorf("health: %v", got)
 	}
+}
+
+func TestANodeCannotGoRoundItsPace(t *testing.T) {
+	w := newWorld(t)
+	c := w.admit("h1")
+	w.node.reports.of("h1").SetLimit(0) // nothing comes back
+	for range 3 {                       // streams
+		r := report(t, c)
+		for range 5 {
+			r.say(&apipb.ReportRequest{})
+		}
+		r.cancel()
+	}
+	if left := w.node.reports.of("h1").Tokens(); left > reportBurst-15 {
+		t.Errorf("after 15 reports on 3 streams %v more may come at once", left)
+	}
+	w.node.signs.of("h1").AllowN(time.Now(), signBurst)
+	_, err := c.Sign(t.Context(), &apipb.SignRequest{Csr: newCSR(t, newKey(t))})
+	wantCode(t, "more certificates than a host needs", err, codes.ResourceExhausted, "too many")
+	_, err = w.admit("h2").Sign(t.Context(), &apipb.SignRequest{Csr: newCSR(t, newKey(t))})
+	wantCode(t, "another node", err, codes.OK, "")
 }
 
 func TestHealthIsOfTheNodesOwnWorkloadsAndStays(t *testing.T) {
