@@ -2,7 +2,6 @@ package api
 
 import (
 	"container/list"
-	"context"
 	"net"
 	"sync"
 
@@ -60,20 +59,21 @@ type guest struct {
 	streams int
 }
 
-// call counts a call until its context ends. It refuses one that is too many.
-func (g *guest) call(ctx context.Context) error {
+// begin counts a call, until end. It refuses one that is too many.
+func (g *guest) begin() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.streams >= nodeStreams {
 		return status.Errorf(codes.ResourceExhausted, "more than %d calls of one node at a time", nodeStreams)
 	}
 	g.streams++
-	context.AfterFunc(ctx, func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.streams--
-	})
 	return nil
+}
+
+func (g *guest) end() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.streams--
 }
 
 // guests are the nodes that are connected.

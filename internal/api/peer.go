@@ -133,9 +133,14 @@ func (p *Port) guards() []grpc.ServerOption {
 			if err := admit(ctx, info.FullMethodName, p.o.CA.Now()); err != nil {
 				return ctx, err
 			}
-			if who, _ := PeerFrom(ctx); who.guest != nil {
-				return ctx, who.guest.call(ctx)
+			who, _ := PeerFrom(ctx)
+			if who.guest == nil || !unary(info.FullMethodName) {
+				return ctx, nil
 			}
+			if err := who.guest.begin(); err != nil {
+				return ctx, err
+			}
+			context.AfterFunc(ctx, who.guest.end)
 			return ctx, nil
 		}),
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
@@ -149,11 +154,20 @@ func (p *Port) guards() []grpc.ServerOption {
 				return err
 			}
 			if who, _ := PeerFrom(ss.Context()); who.guest != nil {
+				if err := who.guest.begin(); err != nil {
+					return err
+				}
+				defer who.guest.end()
 				ss = &paced{ss, who.guest.pace}
 			}
 			return next(srv, ss)
 		}),
 	}
+}
+
+// unary reports whether gRPC reads the message of a call before any interceptor sees it.
+func unary(method string) bool {
+	return method == apipb.Node_Join_FullMethodName || method == apipb.Node_Sign_FullMethodName
 }
 
 // paced is a stream that is read no faster than its node may send.
