@@ -7,7 +7,11 @@ import "slices"
 var laterCodes = slices.Concat(
 	meshCodes,
 	[]Code{
-		{"W3001", "the policy cannot be translated for Envoy", "What was made of the policy is no valid Envoy configuration, so it was not published. This is a fault of Wattle: please report it with the message."},
-		{"W3002", "another trust domain than the CA's", "The server's CA was made for one trust domain, and every identity begins with it, so it cannot change. Write the CA's trust domain, or start a new server with an empty state_dir."},
+		{"W3001", "the policy cannot be translated for Envoy",
+			"What was made of the policy is no valid Envoy configuration, so it was not published. This is a fault of Wattle.",
+			"Report it with the message. The policy that was in force stays."},
+		{"W3002", "another trust domain than the CA's",
+			"The server's CA was made for one trust domain, and every identity begins with it, so it cannot change.",
+			"Write the CA's trust domain in the mesh block, or start a new server with an empty state_dir."},
 	},
 )

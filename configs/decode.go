@@ -104,7 +104,7 @@ func (d *decoder) checkLabels(s *shape, h header) {
 	default:
 		want = fmt.Sprintf("%d labels", n)
 	}
-	d.failFrame(d.frame, codeLabels, fmt.Sprintf("%s has %d labels", h.typ, len(h.labels)), fmt.Sprintf("A %s block has %s.", h.typ, want))
+	d.failFrame(d.frame, codeLabels, fmt.Sprintf("%s has %d labels", h.typ, len(h.labels)), fmt.Sprintf("A %s block has %s. Add or remove what differs.", h.typ, want))
 }
 
 func decodeAttrs[T any](d *decoder, b *block[T], t *T) {
@@ -223,7 +223,7 @@ func (d *decoder) unknownAttr(s *shape, name string, r hcl.Range) {
 	if b := s.inner(name); b != nil {
 		detail = fmt.Sprintf(" It is a block: write %s { ... } without the equals sign.", name)
 	}
-	d.report(d.src.place(r, d.frame), Error, codeUnknownAttr, "unknown attribute "+strconv.Quote(name), "Nothing of this name may stand here."+detail)
+	d.report(d.src.place(r, d.frame), Error, codeUnknownAttr, "unknown attribute "+strconv.Quote(name), "Nothing of this name may stand here: correct or remove it."+detail)
 }
 
 func (d *decoder) unknownBlock(s *shape, h header) {
@@ -231,7 +231,7 @@ func (d *decoder) unknownBlock(s *shape, h header) {
 	if s.find(h.typ) != nil {
 		detail = fmt.Sprintf(" It is an attribute: write %s = ... with an equals sign.", h.typ)
 	}
-	d.report(d.src.place(h.typeRange, d.frame), Error, codeUnknownBlock, "unknown block "+strconv.Quote(h.typ), "No block of this type may stand here."+detail)
+	d.report(d.src.place(h.typeRange, d.frame), Error, codeUnknownBlock, "unknown block "+strconv.Quote(h.typ), "No block of this type may stand here: correct the name, or move or remove the block."+detail)
 }
 
 // locate returns the place of a part of a value, as far as the expression shows it.

@@ -25,7 +25,7 @@ type Diagnostic struct {
 	Summary  string   `json:"summary"`           // one line, no full stop
 	Detail   string   `json:"detail,omitempty"`  // what to do about it
 	File     string   `json:"file,omitempty"`    // relative to the loaded folder
-	Line     int      `json:"line,omitempty"`    // from 1; zero: the whole file
+	Line     int      `json:"line,omitempty"`    // from 1; zero: not known. What is about the file as a whole is at 1:1, without Snippet
 	Column   int      `json:"column,omitempty"`  // from 1, in characters; zero: the whole line
 	Length   int      `json:"length,omitempty"`  // characters of Snippet that are meant, from Column
 	Context  string   `json:"context,omitempty"` // the block around it: `virtual_service "reviews"`

@@ -99,7 +99,7 @@ func TestExamplesInTheDocumentation(t *testing.T) {
 		if len(diags) > 0 {
 			t.Errorf("example %d: %v\n%s", i+1, diags, e[2])
 		}
-		if formatted, err := Format([]byte(e[2])); err != nil || string(formatted) != e[2] {
+		if formatted, err := Format("example.hcl", []byte(e[2])); err != nil || string(formatted) != e[2] {
 			t.Errorf("example %d is not in the canonical style: %v\n%s", i+1, err, Diff("example", []byte(e[2]), formatted))
 		}
 	}
@@ -129,9 +129,9 @@ func reference() string {
 		}
 		fmt.Fprintf(&b, "`%s`", name)
 	}
-	b.WriteString(".\n\n## Reference: diagnostics\n\n`wattle explain CODE` prints the same.\n\n| code | what | explanation |\n|---|---|---|\n")
+	b.WriteString(".\n\n## Reference: diagnostics\n\n`wattle explain CODE` prints the same.\n\n| code | what | explanation | what to do |\n|---|---|---|---|\n")
 	for _, c := range Codes() {
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", c.Code, c.Title, cell(c.Explain))
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", c.Code, c.Title, cell(c.Explain), cell(c.Remedy))
 	}
 	return b.String()
 }

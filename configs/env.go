@@ -125,21 +125,21 @@ func (v *variable) value(given map[string]string) (cty.Value, string) {
 		val = cty.StringVal(text)
 	case ok:
 		if mayRecurse([]byte(text)) > maxDepth {
-			return cty.NilVal, "The value given for it is nested too deep."
+			return cty.NilVal, "The value given for it is nested too deep. Write a simpler one."
 		}
 		expr, diags := hclsyntax.ParseExpression([]byte(text), "-var", hcl.InitialPos)
 		if !diags.HasErrors() {
 			val, diags = expr.Value(nil)
 		}
 		if diags.HasErrors() {
-			return cty.NilVal, fmt.Sprintf("The value given for it is no expression: %s", diags[0].Detail)
+			return cty.NilVal, fmt.Sprintf("The value given with -var is no expression: %s Write it as in a file, and text in quotes.", diags[0].Detail)
 		}
 	case val == cty.NilVal:
 		return cty.NilVal, fmt.Sprintf("Give it a default, or a value with -var %s=VALUE.", v.name)
 	}
 	val, err := convert.Convert(val, typ)
 	if err != nil {
-		return cty.NilVal, fmt.Sprintf("Its type is %s: %s.", typeexpr.TypeString(typ), err)
+		return cty.NilVal, fmt.Sprintf("Its type is %s: %s. Correct the value or the type.", typeexpr.TypeString(typ), err)
 	}
 	return val, ""
 }
@@ -165,7 +165,7 @@ func (e *env) setLocals(list []*local, out *decoded) {
 			switch {
 			case n == nil || state[need] == done:
 			case state[need] == visiting || depth > 1000:
-				out.report(l.place.diagnostic(Error, codeCircle, fmt.Sprintf("local %q needs its own value", l.name), fmt.Sprintf("It refers to local.%s, which refers back to it.", need)))
+				out.report(l.place.diagnostic(Error, codeCircle, fmt.Sprintf("local %q needs its own value", l.name), fmt.Sprintf("It refers to local.%s, which refers back to it. Compute one of them without the other.", need)))
 				values[need], e.bad = cty.DynamicVal, true
 			default:
 				visit(n, depth+1)
@@ -205,7 +205,7 @@ func (e *env) setSpaces(list []*namespace, out *decoded) {
 			out.report(duplicate("namespace", n.name, first.place, n.place))
 		case other != nil:
 			out.report(n.place.diagnostic(Error, codeNamespaceTwice, fmt.Sprintf("folder %q belongs to two namespaces", n.path),
-				fmt.Sprintf("The namespace %q at %s has it already.", other.name, other.place.origin())))
+				fmt.Sprintf("The namespace %q at %s has it already. Remove one of the two blocks, or correct its path.", other.name, other.place.origin())))
 		default:
 			names[n.name], paths[clean] = n, n
 			e.spaces = append(e.spaces, space{clean, n.name})

@@ -3,6 +3,7 @@ package configs
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -68,13 +69,13 @@ func translate(src *source, in *frame, h *hcl.Diagnostic, code string) Diagnosti
 	}
 	p := place{src: src, in: in}
 	if h.Subject != nil {
-		p = src.place(*h.Subject, in)
+		p = src.place(*h.Subject, in).beforeEnd()
 	}
-	return p.diagnostic(severity, code, lowerFirst(h.Summary), remedy(h, p))
+	return p.diagnostic(severity, code, lowerFirst(h.Summary), remedy(h, code, p))
 }
 
-// remedy is HCL's detail, or ours where we know more.
-func remedy(h *hcl.Diagnostic, p place) string {
+// remedy is HCL's detail, which is mostly the cause, with what to do about it; or ours where we know more.
+func remedy(h *hcl.Diagnostic, code string, p place) string {
 	switch {
 	case h.Expression == nil:
 	case strings.HasPrefix(h.Summary, "Unknown variable"):
@@ -84,13 +85,36 @@ func remedy(h *hcl.Diagnostic, p place) string {
 	case strings.HasPrefix(h.Summary, "Call to unknown function"):
 		name, _, _ := strings.Cut(string(p.text()), "(")
 		name = strings.TrimSpace(name)
-		return fmt.Sprintf("There is no function named %q.%s", name, didYouMean(name, functionNames()))
+		return fmt.Sprintf("There is no function named %q. Use one that docs/policy.md lists.%s", name, didYouMean(name, functionNames()))
 	case strings.HasPrefix(h.Summary, "Unsupported attribute"):
 		if detail := noSuchName(h); detail != "" {
 			return detail
 		}
 	}
-	return h.Detail
+	if code == codeSyntax && strings.HasSuffix(h.Summary, "definition required") && string(p.text()) == "}" {
+		return "Nothing is open that this brace could close. Remove it, or add what it is to close before it."
+	}
+	return ourPosition.ReplaceAllString(h.Detail, ":$1:$2") + " " + whatToDo(h, code)
+}
+
+// ourPosition matches a position as HCL writes it, "file:2,3-9"; ours is "file:2:3".
+var ourPosition = regexp.MustCompile(`:(\d+),(\d+)-\d+(,\d+)?`)
+
+// whatToDo is the remedy for a code of which HCL says the cause.
+func whatToDo(h *hcl.Diagnostic, code string) string {
+	if call, ok := hcl.DiagnosticExtra[hclsyntax.FunctionCallDiagExtra](h); ok && call.CalledFunctionName() == "file" {
+		return "Give the path of a text file below the policy folder, relative to the file that this stands in."
+	}
+	switch {
+	case h.Summary == "Attribute redefined":
+		return "Remove one of them."
+	case h.Summary == "Invalid type specification":
+		return "Write string, number, bool, list(string), object({ name = string }) or the like."
+	case code == codeExpression:
+		return "Correct the expression."
+	}
+	c, _ := Explain(code)
+	return c.Remedy
 }
 
 // noSuchName explains a reference to a variable or local that does not exist.
@@ -114,7 +138,7 @@ func noSuchName(h *hcl.Diagnostic) string {
 	if slices.Contains(known, step.Name) {
 		return "" // something further on is missing
 	}
-	return fmt.Sprintf("There is no %s %q.%s", kind, step.Name, didYouMean(step.Name, known))
+	return fmt.Sprintf("There is no %s %q. Declare it, or correct the name.%s", kind, step.Name, didYouMean(step.Name, known))
 }
 
 // text is what stands at the place.

@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -52,7 +53,7 @@ func openFolder(dir string) (*os.Root, []entry, Diagnostics) {
 	}
 	entries, diags := listFiles(root)
 	if len(entries) == 0 && len(diags) == 0 {
-		diags = append(diags, Diagnostic{Severity: Warning, Code: codeNoPolicy, Summary: fmt.Sprintf("no policy files in %s", dir), Detail: "Policy files end in .hcl or .json."})
+		diags = append(diags, Diagnostic{Severity: Warning, Code: codeNoPolicy, Summary: fmt.Sprintf("no policy files in %s", dir), Detail: "Policy files end in .hcl or .json. Correct the path, or put one there."})
 	}
 	return root, entries, diags
 }
@@ -71,7 +72,7 @@ func listFiles(root *os.Root) ([]entry, Diagnostics) {
 	var diags Diagnostics
 	_ = fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
-			diags = append(diags, unreadable(p, err))
+			diags = append(diags, unreadable(p, err, false))
 			if d != nil && d.IsDir() {
 				return fs.SkipDir
 			}
@@ -154,11 +155,14 @@ func readFile(root *os.Root, name string, info fs.FileInfo, limit int64) ([]byte
 	case info.Size() > limit:
 		return nil, errTooBig
 	}
-	f, err := root.Open(name)
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // should it have become a pipe, opening it does not wait
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if now, err := f.Stat(); err != nil || !now.Mode().IsRegular() {
+		return nil, cmp.Or(err, errNotFile)
+	}
 	data := make([]byte, 0, info.Size()+1)
 	for {
 		n, err := f.Read(data[len(data):cap(data)])
@@ -206,19 +210,40 @@ func isLink(root *os.Root, name string) bool {
 	return err == nil && info.Mode()&fs.ModeSymlink != 0
 }
 
-func unreadable(name string, err error) Diagnostic {
-	return Diagnostic{Severity: Error, Code: codeFile, File: path.Clean(name), Summary: fmt.Sprintf("%s cannot be read: %v", path.Clean(name), reason(err)), Detail: "Give this user the right to read it, or remove it."}
+// wholeFile makes an error about a file of which nothing can be shown.
+func wholeFile(code, name, summary, detail string) Diagnostic {
+	return Diagnostic{Severity: Error, Code: code, File: name, Line: 1, Column: 1, Summary: summary, Detail: detail}
+}
+
+// unreadable says why a file cannot be read, and what to do about just that.
+func unreadable(name string, err error, link bool) Diagnostic {
+	detail := "Mend what the message says, or remove the file."
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		detail = "Give this user the right to read it, or remove it."
+	case errors.Is(err, fs.ErrNotExist) && link:
+		detail = "The link leads nowhere: correct or remove it."
+	case errors.Is(err, fs.ErrNotExist):
+		detail = "Correct the path, or make the file."
+	case errors.Is(err, syscall.ELOOP):
+		detail = "The links lead in a circle: put the file in the place of one of them, or remove them."
+	case errors.Is(err, errNotFile):
+		detail = "Only regular files are read: move it away, or give it a name that does not end in .hcl or .json."
+	}
+	name = path.Clean(name)
+	return wholeFile(codeFile, name, fmt.Sprintf("%s cannot be read: %v", name, reason(err)), detail)
 }
 
 func fileFailed(root *os.Root, name string, err error) Diagnostic {
-	known := errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ELOOP) || errors.Is(err, errNotFile) || errors.Is(err, errTooBig)
+	known := errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ELOOP) || errors.Is(err, errNotFile)
+	link := isLink(root, name)
 	switch {
 	case errors.Is(err, errTooBig):
-		return Diagnostic{Severity: Error, Code: codeTooBig, File: name, Summary: fmt.Sprintf("%s is too big", name), Detail: "A policy file may have 4 MiB. Spread it over several, or use dynamic blocks."}
-	case isLink(root, name) && !known:
-		return Diagnostic{Severity: Error, Code: codeSymlink, File: name, Summary: fmt.Sprintf("%s leads out of the folder", name), Detail: "Links are followed only to files below the policy folder. Copy the file here."}
+		return wholeFile(codeTooBig, name, name+" is too big", fmt.Sprintf("A file may have %d MiB. Spread it over several, or use dynamic blocks.", maxFile>>20))
+	case link && !known:
+		return wholeFile(codeSymlink, name, name+" leads out of the folder", "Links are followed only to files below the folder. Copy the file here.")
 	}
-	return unreadable(name, err)
+	return unreadable(name, err, link)
 }
 
 func invalidUTF8(src *source) Diagnostic {
@@ -230,6 +255,5 @@ func invalidUTF8(src *source) Diagnostic {
 		}
 		at += n
 	}
-	line := 1 + strings.Count(string(src.data[:at]), "\n")
-	return place{src: src, line: line, start: at, end: at + 1}.diagnostic(Error, codeUTF8, "the file is not UTF-8", "Save it as UTF-8 in your editor.")
+	return src.at(at).diagnostic(Error, codeUTF8, "the file is not UTF-8", "Save it as UTF-8 in your editor.")
 }

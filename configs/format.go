@@ -2,27 +2,21 @@ package configs
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
 	"strings"
 
-	"github.com/hashicorp/hcl/v2"
-	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/hashicorp/hcl/v2/hclwrite"
 	"github.com/pmezard/go-difflib/difflib"
 )
 
-// Format returns src in the canonical style. It fails if src is no valid HCL.
-func Format(src []byte) ([]byte, error) {
-	if s := (&source{path: "-", data: src}); mayRecurse(src) > maxRecursion && hclDepth(s) > maxRecursion {
-		return nil, errors.New("format: nested too deep")
-	}
-	if _, diags := hclsyntax.ParseConfig(src, "", hcl.InitialPos); diags.HasErrors() {
-		return nil, fmt.Errorf("format: %w", diags)
+// Format returns src in the canonical style. If it is no valid HCL, the text is nil and the diagnostics, of which one
+// is an error then, say why; they call it name.
+func Format(name string, src []byte) ([]byte, Diagnostics) {
+	if _, diags := readHCL(&source{path: name, data: src}); len(diags) > 0 {
+		return nil, diags
 	}
 	out := bytes.TrimRight(hclwrite.Format(src), " \t\r\n")
 	if len(out) == 0 {
-		return out, nil
+		return []byte{}, nil
 	}
 	return append(out, '\n'), nil
 }

@@ -13,20 +13,34 @@ func TestFormat(t *testing.T) {
 		{"only blank lines", "\n\n \n", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := Format([]byte(c.src))
+			got, err := Format("-", []byte(c.src))
 			if err != nil || string(got) != c.want {
 				t.Errorf("got %q, %v", got, err)
 			}
-			if again, _ := Format(got); string(again) != string(got) {
+			if again, _ := Format("-", got); string(again) != string(got) {
 				t.Errorf("formatted again: %q", again)
 			}
 		})
 	}
-	if _, err := Format([]byte("mesh {")); err == nil {
-		t.Error("what is no HCL was formatted")
-	}
-	if _, err := Format([]byte(strings.Repeat("[", 100_000))); err == nil {
-		t.Error("what is nested too deep was formatted")
+}
+
+// What is no HCL is not formatted; the diagnostic has file, line, column, the source line, a code and a remedy.
+func TestFormatRefuses(t *testing.T) {
+	for _, c := range []struct{ name, src, code, origin string }{
+		{"a block that is not closed", "mesh {\n", codeSyntax, "x.hcl:1:6"},
+		{"a value that is missing", "mesh {\n  domain =\n}\n", codeSyntax, "x.hcl:2:11"},
+		{"a nest without end", strings.Repeat("[", 100_000), codeTooDeep, "x.hcl:1:20001"},
+		{"what is not UTF-8", "# \xff\n", codeUTF8, "x.hcl:1:3"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, diags := Format("x.hcl", []byte(c.src))
+			if got != nil || len(diags) != 1 {
+				t.Fatalf("got %q, %v", got, diags)
+			}
+			if d := diags[0]; d.Severity != Error || d.Code != c.code || d.Origin() != c.origin || d.Snippet == "" || !saysWhatToDo(d.Detail) {
+				t.Errorf("got %+v", d)
+			}
+		})
 	}
 }
 

@@ -157,7 +157,7 @@ func fileFunction(from *source, read func(string) (*source, error)) function.Fun
 		Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
 			name := args[0].AsString()
 			if path.IsAbs(name) {
-				return cty.NilVal, function.NewArgErrorf(0, "%q is outside the policy folder: give a path relative to this file", name)
+				return cty.NilVal, function.NewArgErrorf(0, "%q is outside the policy folder", name)
 			}
 			full := path.Join(path.Dir(from.path), name)
 			if !fs.ValidPath(full) {

@@ -52,7 +52,7 @@ func FuzzLoad(f *testing.F) {
 			t.Fatalf("policy %v with %v", p, diags)
 		}
 		for _, d := range diags {
-			if _, ok := Explain(d.Code); !ok || d.Summary == "" {
+			if _, ok := Explain(d.Code); !ok || d.Summary == "" || d.Detail == "" {
 				t.Fatalf("bad diagnostic %+v", d)
 			}
 		}
@@ -60,7 +60,7 @@ func FuzzLoad(f *testing.F) {
 		if err := diags.WriteText(&b, true); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Format(data); err == nil && !isJSON {
+		if _, err := Format("-", data); err == nil && !isJSON {
 			l := NewLoader(opts)
 			first, _ := l.Load(dir)
 			writeFile(t, dir, "b.hcl", "# nothing\n")

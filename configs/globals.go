@@ -83,7 +83,7 @@ func (d *decoder) variablesAndLocals(tree *parsed, g *globals) {
 
 func (d *decoder) locals(b *hclsyntax.Block, tree *parsed, g *globals) {
 	if len(b.Labels) > 0 {
-		d.report(d.src.place(b.DefRange(), nil), Error, codeLabels, "locals has a label", "A locals block has no label; its attributes are the names.")
+		d.report(d.src.place(b.DefRange(), nil), Error, codeLabels, "locals has a label", "A locals block has no label; its attributes are the names. Remove the label.")
 	}
 	for _, inner := range b.Body.Blocks {
 		d.report(d.src.place(inner.DefRange(), nil), Error, codeUnknownBlock, fmt.Sprintf("unknown block %q", inner.Type), fmt.Sprintf("A locals block has attributes only: write %s = { ... }.", inner.Type))

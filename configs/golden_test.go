@@ -175,6 +175,13 @@ func (a *archive) rewrite(t *testing.T, policy, diagnostics string) {
 	}
 }
 
+// toDo matches a sentence that tells the reader to do something: that begins, or goes on after a condition, with one
+// of the verbs that remedies use.
+var toDo = regexp.MustCompile(`(^|[.:;,?] |\b(or|and|then|may) )(Add|Ask|Check|Choose|Compute|Copy|Correct|Declare|Each of them|Give|Join|Keep|Leave|Make|Match|Mend|Move|Name|Put|Rename|Remove|Report|Route|Run|Save|Say|Spread|Take|Tell|Use|Write|` +
+	`add|choose|correct|declare|give|join|leave|make|mend|move|name|place|put|register|remove|rename|say|use|write)\b|Did you mean|Do you mean`)
+
+func saysWhatToDo(text string) bool { return toDo.MatchString(text) }
+
 // Every code is in the table, and every code of this package appears in an archive.
 func TestEveryCodeIsExplainedAndShown(t *testing.T) {
 	seen := map[string]bool{}
@@ -185,8 +192,8 @@ func TestEveryCodeIsExplainedAndShown(t *testing.T) {
 			if _, ok := Explain(d.Code); !ok {
 				t.Errorf("%s: code %s is not explained", a.path, d.Code)
 			}
-			if d.Summary == "" || d.Detail == "" {
-				t.Errorf("%s: %s has no summary or no remedy", a.path, d)
+			if d.Summary == "" || !saysWhatToDo(d.Detail) {
+				t.Errorf("%s: %s has no summary or no remedy: %q", a.path, d, d.Detail)
 			}
 		}
 	}
@@ -199,8 +206,11 @@ func TestEveryCodeIsExplainedAndShown(t *testing.T) {
 		if strings.HasPrefix(c.Code, "W1") && !seen[c.Code] {
 			t.Errorf("no archive shows %s: %s", c.Code, c.Title)
 		}
-		if c.Title == "" || c.Explain == "" {
-			t.Errorf("code %s has no text", c.Code)
+		if c.Title == "" || c.Explain == "" || !saysWhatToDo(c.Remedy) {
+			t.Errorf("code %s has no title, no explanation or no remedy: %q", c.Code, c.Remedy)
+		}
+		if !strings.Contains(c.String(), "What to do: "+c.Remedy) {
+			t.Errorf("wattle explain %s does not say what to do", c.Code)
 		}
 	}
 }

@@ -45,7 +45,7 @@ func (d *decoder) inside(step cty.Value, decode func()) {
 }
 
 func (d *decoder) wrongType(v cty.Value, want string) {
-	detail := "Types are not converted."
+	detail := fmt.Sprintf("Types are not converted. Write %s.", want)
 	switch {
 	case v.IsNull():
 		detail = "Give it a value, or leave it out."
@@ -149,11 +149,15 @@ func oneOf(words ...string) kind[string] {
 		}
 		hint += strconv.Quote(w)
 	}
+	oneOfMany := ""
+	if len(words) > 1 {
+		oneOfMany = "one of "
+	}
 	return checked("string", hint, func(d *decoder, s string) bool {
 		if slices.Contains(words, s) {
 			return true
 		}
-		d.fail(codeWord, fmt.Sprintf("%s cannot be %q", d.what(), s), fmt.Sprintf("It can be %s.%s", hint, didYouMean(s, words)))
+		d.fail(codeWord, fmt.Sprintf("%s cannot be %q", d.what(), s), fmt.Sprintf("Write %s%s.%s", oneOfMany, hint, didYouMean(s, words)))
 		return false
 	})
 }
@@ -178,7 +182,7 @@ func whole[N int | uint16 | uint32 | uint64](least, most int64) kind[N] {
 		}
 		n, accuracy := v.AsBigFloat().Int64()
 		if accuracy != big.Exact || n < least || n > most {
-			d.fail(codeRange, fmt.Sprintf("%s cannot be %s", d.what(), short(valueWord(v))), fmt.Sprintf("It is a whole number from %d to %d.", least, most))
+			d.fail(codeRange, fmt.Sprintf("%s cannot be %s", d.what(), short(valueWord(v))), fmt.Sprintf("Write a whole number from %d to %d.", least, most))
 			return 0, false
 		}
 		return N(n), true
@@ -194,7 +198,7 @@ func percent() kind[float64] {
 		}
 		f, _ := v.AsBigFloat().Float64()
 		if f < 0 || f > 100 {
-			d.fail(codeRange, fmt.Sprintf("%s cannot be %s", d.what(), short(valueWord(v))), "It is a share in percent: a number from 0 to 100.")
+			d.fail(codeRange, fmt.Sprintf("%s cannot be %s", d.what(), short(valueWord(v))), "Write a share in percent: a number from 0 to 100.")
 			return 0, false
 		}
 		return f, true
@@ -220,10 +224,10 @@ func duration(least, most time.Duration) kind[Duration] {
 			d.fail(codeDuration, fmt.Sprintf("%s is no duration: %q", d.what(), short(v.AsString())), `Write numbers with units: "250ms", "2s", "1h30m".`)
 			return 0, false
 		case t < least || t > most:
-			d.fail(codeRange, fmt.Sprintf("%s cannot be %s", d.what(), short(v.AsString())), fmt.Sprintf("It is a duration from %s.", hint))
+			d.fail(codeRange, fmt.Sprintf("%s cannot be %s", d.what(), short(v.AsString())), fmt.Sprintf("Write a duration from %s.", hint))
 			return 0, false
 		case t%time.Millisecond != 0:
-			d.fail(codeDuration, fmt.Sprintf("%s is not in whole milliseconds: %q", d.what(), short(v.AsString())), "Envoy counts in milliseconds.")
+			d.fail(codeDuration, fmt.Sprintf("%s is not in whole milliseconds: %q", d.what(), short(v.AsString())), "Write it in whole milliseconds, in which Envoy counts.")
 			return 0, false
 		}
 		return Duration(t), true
@@ -291,7 +295,7 @@ func dict[V any](k kind[V], hint string, key func(*decoder, string) (string, boo
 			d.inside(name, func() {
 				n, good := key(d, name.AsString())
 				if _, twice := out[n]; good && twice {
-					d.fail(codeHeader, fmt.Sprintf("%s is given twice", d.what()), "Names that differ only in case are the same name.")
+					d.fail(codeHeader, fmt.Sprintf("%s is given twice", d.what()), "Names that differ only in case are the same name. Remove one of them.")
 					good = false
 				}
 				if good {

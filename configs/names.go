@@ -30,7 +30,7 @@ func dnsName() kind[string] {
 }
 
 func (d *decoder) failName(s string) {
-	detail := "Names have lower-case letters, digits and hyphens, at most 63, with a letter or digit at both ends."
+	detail := "Use lower-case letters, digits and hyphens, at most 63, with a letter or digit at both ends."
 	fixed := strings.Trim(regexp.MustCompile(`[^a-z0-9-]+`).ReplaceAllString(strings.ToLower(s), "-"), "-")
 	if labelName.MatchString(fixed) {
 		detail += fmt.Sprintf(" For example: %q.", fixed)
@@ -44,7 +44,7 @@ func anyName() kind[string] {
 		if freeName.MatchString(s) {
 			return true
 		}
-		d.fail(codeName, fmt.Sprintf("%s cannot be %q", d.what(), short(s)), "It has letters, digits, dots, hyphens and underscores, at most 128, with a letter or digit at both ends.")
+		d.fail(codeName, fmt.Sprintf("%s cannot be %q", d.what(), short(s)), "Use letters, digits, dots, hyphens and underscores, at most 128, with a letter or digit at both ends.")
 		return false
 	})
 }
@@ -163,7 +163,7 @@ func urlPath(hint string) kind[string] {
 		if strings.HasPrefix(s, "/") && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
 			return true
 		}
-		d.fail(codePath, fmt.Sprintf("%s is no path: %q", d.what(), short(s)), "It begins with a slash and has no spaces.")
+		d.fail(codePath, fmt.Sprintf("%s is no path: %q", d.what(), short(s)), "Write a path that begins with a slash and has no spaces.")
 		return false
 	})
 }
@@ -183,7 +183,7 @@ func authority() kind[string] {
 // headerKey checks the name of a header and returns it in lower case.
 func headerKey(d *decoder, s string) (string, bool) {
 	if !httpguts.ValidHeaderFieldName(s) {
-		detail := "Header names have letters, digits and hyphens."
+		detail := "Use letters, digits and hyphens."
 		if strings.HasPrefix(s, ":") {
 			detail = "Match the path with uri and the method with method; the host is what the virtual service's hosts are for."
 		}
@@ -219,7 +219,7 @@ func headerName() kind[string] {
 func cookieName() kind[string] {
 	return checked("name", "", func(d *decoder, s string) bool {
 		if !httpguts.ValidHeaderFieldName(s) {
-			d.fail(codeName, fmt.Sprintf("%s cannot be %q", d.what(), short(s)), "Names of cookies have letters, digits and hyphens.")
+			d.fail(codeName, fmt.Sprintf("%s cannot be %q", d.what(), short(s)), "Use letters, digits and hyphens.")
 			return false
 		}
 		return true
@@ -233,7 +233,7 @@ func (d *decoder) checkRegex(s string) bool {
 		return false
 	}
 	if _, err := syntax.Parse(s, syntax.Perl); err != nil {
-		d.fail(codeRegex, fmt.Sprintf("%s is no regular expression", d.what()), fmt.Sprintf("%s. RE2 has no look-around and no back references; it matches the whole value.", strings.TrimPrefix(err.Error(), "error parsing regexp: ")))
+		d.fail(codeRegex, fmt.Sprintf("%s is no regular expression", d.what()), fmt.Sprintf("%s. Write it in RE2, which has no look-around and no back references, and matches the whole value.", strings.TrimPrefix(err.Error(), "error parsing regexp: ")))
 		return false
 	}
 	return true

@@ -3,7 +3,6 @@ package configs
 import (
 	"bytes"
 	"fmt"
-	"strings"
 	"unicode/utf8"
 
 	"github.com/hashicorp/hcl/v2"
@@ -26,30 +25,13 @@ type parsed struct {
 // parse reads the syntax of a file. The shape is needed for JSON, where it tells blocks from attributes.
 func parse(src *source, s *shape) *parsed {
 	p := &parsed{meter: &meter{src: src, left: maxWork}}
-	if !utf8.Valid(src.data) {
-		p.diags = append(p.diags, invalidUTF8(src))
-		return p
+	if src.isJSON() {
+		p.body, p.diags = readJSON(src, s)
+	} else {
+		p.body, p.diags = readHCL(src)
 	}
-	code := codeSyntax
-	var diags hcl.Diagnostics
-	switch isJSON := strings.HasSuffix(src.path, ".json"); {
-	case isJSON && jsonDepth(src.data) > maxRecursion, !isJSON && mayRecurse(src.data) > maxRecursion && hclDepth(src) > maxRecursion:
-		p.diags = append(p.diags, src.whole().diagnostic(Error, codeTooDeep, "nested too deep", "Brackets and operators are nested thousands deep."))
+	if p.body == nil {
 		return p
-	case isJSON:
-		code = codeJSONSyntax
-		p.body, diags = parseJSON(src, s)
-	default:
-		var file *hcl.File
-		file, diags = hclsyntax.ParseConfig(src.data, src.path, hcl.InitialPos)
-		p.body = file.Body.(*hclsyntax.Body)
-	}
-	for _, h := range diags {
-		if h.Severity == hcl.DiagError { // what comes after the first one mostly comes of it
-			p.diags = append(p.diags, translate(src, nil, h, code))
-			p.body = nil
-			return p
-		}
 	}
 	p.findNeeds()
 	g := guarder{meter: p.meter}
@@ -61,6 +43,50 @@ func parse(src *source, s *shape) *parsed {
 	}
 	p.dynamic = bytes.Contains(src.data, []byte("dynamic")) && hasDynamic(p.body)
 	return p
+}
+
+// readHCL reads HCL's native syntax; the body is nil if it is wrong.
+func readHCL(src *source) (*hclsyntax.Body, Diagnostics) {
+	if !utf8.Valid(src.data) {
+		return nil, Diagnostics{invalidUTF8(src)}
+	}
+	if at, deep := hclDepth(src); deep {
+		return nil, Diagnostics{tooDeep(src, at)}
+	}
+	file, diags := hclsyntax.ParseConfig(src.data, src.path, hcl.InitialPos)
+	if wrong := firstError(src, diags, codeSyntax); wrong != nil {
+		return nil, wrong
+	}
+	return file.Body.(*hclsyntax.Body), nil
+}
+
+// readJSON reads HCL's JSON form; the body is nil if it is wrong.
+func readJSON(src *source, s *shape) (*hclsyntax.Body, Diagnostics) {
+	if !utf8.Valid(src.data) {
+		return nil, Diagnostics{invalidUTF8(src)}
+	}
+	if at, deep := jsonDepth(src.data); deep {
+		return nil, Diagnostics{tooDeep(src, at)}
+	}
+	body, diags := parseJSON(src, s)
+	if wrong := firstError(src, diags, codeJSONSyntax); wrong != nil {
+		return nil, wrong
+	}
+	return body, nil
+}
+
+// firstError returns the first of the parser's errors: what comes after it mostly comes of it.
+func firstError(src *source, diags hcl.Diagnostics, code string) Diagnostics {
+	for _, h := range diags {
+		if h.Severity == hcl.DiagError {
+			return Diagnostics{translate(src, nil, h, code)}
+		}
+	}
+	return nil
+}
+
+func tooDeep(src *source, at int) Diagnostic {
+	return src.at(at).diagnostic(Error, codeTooDeep, "nested too deep", "Brackets and operators are nested thousands deep. Close them, or give parts of the expression names in a locals block.")
 }
 
 // findNeeds asks what locals refer to, before guard hides it.
@@ -87,7 +113,7 @@ func hasDynamic(b *hclsyntax.Body) bool {
 	return false
 }
 
-// mayRecurse is a cheap upper bound of hclDepth: the characters that can make the parser call itself.
+// mayRecurse is a cheap upper bound of the depth that hclDepth looks for: the characters that can make the parser call itself.
 func mayRecurse(data []byte) int {
 	n := 0
 	for i, c := range data {
@@ -107,15 +133,18 @@ func isWord(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
 }
 
-// hclDepth returns how deep the parser would call itself. It reads tokens only, which needs no stack.
-func hclDepth(src *source) int {
+// hclDepth finds the byte at which the parser would have called itself more than maxRecursion times. It reads tokens only, which needs no stack.
+func hclDepth(src *source) (at int, deep bool) {
+	if mayRecurse(src.data) <= maxRecursion {
+		return 0, false
+	}
 	tokens, _ := hclsyntax.LexConfig(src.data, src.path, hcl.InitialPos)
 	type level struct {
 		calls int // of operators since the last item began
 		keep  bool
 	}
 	stack := []level{{}}
-	depth, most := 0, 0
+	depth := 0
 	for i, t := range tokens {
 		top := &stack[len(stack)-1]
 		switch t.Type {
@@ -141,9 +170,11 @@ func hclDepth(src *source) int {
 				top.calls = 0
 			}
 		}
-		most = max(most, depth)
+		if depth > maxRecursion {
+			return t.Range.Start.Byte, true
+		}
 	}
-	return most
+	return 0, false
 }
 
 func isFor(tokens hclsyntax.Tokens) bool {
@@ -155,9 +186,9 @@ func isFor(tokens hclsyntax.Tokens) bool {
 	return false
 }
 
-// jsonDepth returns how deep brackets are nested outside of strings.
-func jsonDepth(data []byte) int {
-	depth, most := 0, 0
+// jsonDepth finds where brackets outside of strings are nested too deep.
+func jsonDepth(data []byte) (at int, deep bool) {
+	depth := 0
 	inString := false
 	for i := 0; i < len(data); i++ {
 		switch c := data[i]; {
@@ -167,11 +198,12 @@ func jsonDepth(data []byte) int {
 			inString = !inString
 		case inString:
 		case c == '[' || c == '{':
-			depth++
-			most = max(most, depth)
+			if depth++; depth > maxRecursion {
+				return i, true
+			}
 		case c == ']' || c == '}':
 			depth--
 		}
 	}
-	return most
+	return 0, false
 }

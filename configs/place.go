@@ -29,8 +29,24 @@ func (s *source) place(r hcl.Range, in *frame) place {
 	return place{src: s, line: r.Start.Line, start: r.Start.Byte, end: r.End.Byte, in: in}
 }
 
-// whole is the place of a file without a line.
-func (s *source) whole() place { return place{src: s} }
+// at is the place of one byte.
+func (s *source) at(offset int) place {
+	return place{src: s, line: 1 + bytes.Count(s.data[:offset], []byte("\n")), start: offset, end: offset + 1}
+}
+
+// beforeEnd is the place, or if that is the end of the file after the last line that says something, the end of that line.
+func (p place) beforeEnd() place {
+	said := len(bytes.TrimRight(p.src.data, " \t\r\n"))
+	if p.start <= said || said == 0 {
+		return p
+	}
+	at := p.src.at(said)
+	at.in = p.in
+	return at
+}
+
+// isJSON reports whether the file holds HCL's JSON form.
+func (s *source) isJSON() bool { return strings.HasSuffix(s.path, ".json") }
 
 // origin returns "file:line".
 func (p place) origin() string { return p.src.path + ":" + strconv.Itoa(p.line) }

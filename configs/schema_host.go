@@ -98,7 +98,7 @@ func reportTaken(out *decoded, list []taken, from int) {
 		}
 		if met >= 0 {
 			out.report(t.place.diagnostic(Error, codeAddressTaken, fmt.Sprintf("%s wants %s, which is taken", t.what, t.addr),
-				fmt.Sprintf("%s at %s has it on the same host.", list[met].what, list[met].place.origin())))
+				fmt.Sprintf("%s at %s has it on the same host. Give one of them another address or port.", list[met].what, list[met].place.origin())))
 			continue
 		}
 		for port := int(t.addr.Port()); port <= int(t.last); port++ {

@@ -33,7 +33,7 @@ func redirectCode() kind[int] {
 	return kind[int]{"number", "301, 302, 303, 307, 308", func(d *decoder, v cty.Value) (int, bool) {
 		n, ok := whole[int](300, 399).parse(d, v)
 		if ok && !slices.Contains(codes, n) {
-			d.fail(codeRange, fmt.Sprintf("%s cannot be %d", d.what(), n), "It is one of 301, 302, 303, 307 and 308.")
+			d.fail(codeRange, fmt.Sprintf("%s cannot be %d", d.what(), n), "Write one of 301, 302, 303, 307 and 308.")
 			return 0, false
 		}
 		return n, ok

@@ -26,7 +26,7 @@ var meshBlock = newBlock(block[Mesh]{
 		field("domain", meshDomain(), func(m *Mesh) *string { return &m.Domain }, "The suffix of services' names: `reviews.mesh` is the service `reviews` of the block's namespace, `reviews.shop.mesh` that of the namespace `shop`.").or(cty.StringVal(defaultDomain)),
 		field("trust_domain", checked("name", "lower-case letters, digits, dots, hyphens, underscores", func(d *decoder, s string) bool {
 			if !trustDomain.MatchString(s) {
-				d.fail(codeName, fmt.Sprintf("trust_domain cannot be %q", short(s)), "It has lower-case letters, digits, dots, hyphens and underscores, like a domain of yours: \"corp.example\".")
+				d.fail(codeName, fmt.Sprintf("trust_domain cannot be %q", short(s)), "Use lower-case letters, digits, dots, hyphens and underscores, as in a domain of yours: \"corp.example\".")
 				return false
 			}
 			return true
@@ -81,7 +81,7 @@ func anyValue() kind[cty.Value] {
 func wordName() kind[string] {
 	return checked("name", "letters, digits, underscores, hyphens", func(d *decoder, s string) bool {
 		if !word.MatchString(s) {
-			d.fail(codeName, fmt.Sprintf("%s cannot be %q", d.what(), short(s)), "It is written without quotes in expressions: letters, digits, underscores and hyphens, a letter first.")
+			d.fail(codeName, fmt.Sprintf("%s cannot be %q", d.what(), short(s)), "It is written without quotes in expressions: use letters, digits, underscores and hyphens, a letter first.")
 			return false
 		}
 		return true

@@ -116,16 +116,16 @@ func finishService(d *decoder, s *serviceFields) {
 	d.unique("service", s.Namespace, s.Name)
 	for _, name := range []string{"instance", "local", "weight", "command", "env"} {
 		if _, _, ok := d.frame.reader.attr(name); ok {
-			d.report(d.at(d.frame, name), Error, codeNotHere, name+" belongs to a workload", "A service that stands alone is outside the mesh. A workload stands in a host block.")
+			d.report(d.at(d.frame, name), Error, codeNotHere, name+" belongs to a workload", "A service that stands alone is outside the mesh. Remove it, or move the service into a host block if it is a workload.")
 		}
 	}
 	for _, name := range []string{"check", "upstream"} {
 		if f := d.frame.child(name, 0); f != d.frame {
-			d.failFrame(f, codeNotHere, name+" belongs to a workload", "A service that stands alone is outside the mesh. A workload stands in a host block.")
+			d.failFrame(f, codeNotHere, name+" belongs to a workload", "A service that stands alone is outside the mesh. Remove it, or move the service into a host block if it is a workload.")
 		}
 	}
 	if len(s.Endpoints) == 0 {
-		d.report(d.src.place(d.frame.head.rng, nil), Warning, codeNoEndpoint, fmt.Sprintf("service %q has no endpoint", s.Name), "A service that stands alone is outside the mesh and needs endpoint blocks. A workload stands in a host block.")
+		d.report(d.src.place(d.frame.head.rng, nil), Warning, codeNoEndpoint, fmt.Sprintf("service %q has no endpoint", s.Name), "A service that stands alone is outside the mesh. Add endpoint blocks, or move it into a host block if it is a workload.")
 	}
 	for i, e := range s.Endpoints {
 		f := d.frame.child("endpoint", i)
@@ -152,7 +152,7 @@ func finishPorts(d *decoder, s *serviceFields, workload bool) {
 	if len(s.ports) > 0 {
 		for _, name := range []string{"protocol", "local"} {
 			if _, _, ok := d.frame.reader.attr(name); ok {
-				d.report(d.at(d.frame, name), Error, codeNotHere, name+" beside ports", "With ports, each port has its own: ports = { http = { number = 9080, "+name+" = ... } }.")
+				d.report(d.at(d.frame, name), Error, codeNotHere, name+" beside ports", "Write it into the port that it is for: ports = { http = { number = 9080, "+name+" = ... } }.")
 			}
 		}
 	}
@@ -166,7 +166,7 @@ func finishPorts(d *decoder, s *serviceFields, workload bool) {
 	for i := range s.Ports {
 		p := &s.Ports[i]
 		if i > 0 && s.Ports[i-1].Number == p.Number {
-			d.report(d.at(d.frame, "ports"), Error, codeDuplicate, fmt.Sprintf("port %d is given twice", p.Number), fmt.Sprintf("It is %q and %q.", s.Ports[i-1].Name, p.Name))
+			d.report(d.at(d.frame, "ports"), Error, codeDuplicate, fmt.Sprintf("port %d is given twice", p.Number), fmt.Sprintf("It is %q and %q: remove one, or correct its number.", s.Ports[i-1].Name, p.Name))
 		}
 		if workload && !p.Local.IsValid() {
 			p.Local = netip.AddrPortFrom(localhost, p.Number)
@@ -179,7 +179,7 @@ func finishPorts(d *decoder, s *serviceFields, workload bool) {
 
 func (d *decoder) knownPort(s *serviceFields, n uint16, at place) {
 	if !slices.ContainsFunc(s.Ports, func(p ServicePort) bool { return p.Number == n }) {
-		d.report(at, Error, codeNoPort, fmt.Sprintf("service %q has no port %d", s.Name, n), fmt.Sprintf("Its ports are %s.", portNumbers(s.Ports)))
+		d.report(at, Error, codeNoPort, fmt.Sprintf("service %q has no port %d", s.Name, n), fmt.Sprintf("Write one of its ports: %s.", portNumbers(s.Ports)))
 	}
 }
 
@@ -197,7 +197,7 @@ func portNumbers(ports []ServicePort) string {
 // finishWorkload claims what the workload takes on its host.
 func finishWorkload(d *decoder, s *serviceFields) {
 	for i := range s.Endpoints {
-		d.failFrame(d.frame.child("endpoint", i), codeNotHere, "endpoint in a workload", "A workload is its own endpoint. Endpoints outside the mesh belong to a service that stands alone.")
+		d.failFrame(d.frame.child("endpoint", i), codeNotHere, "endpoint in a workload", "A workload is its own endpoint. Remove the block, or move it to a service that stands alone, outside the mesh.")
 	}
 	scope := d.host
 	if scope == nil { // a folder of services is one host
@@ -215,7 +215,7 @@ func finishWorkload(d *decoder, s *serviceFields) {
 		scope.workloads[key] = at
 	}
 	if _, _, ok := d.frame.reader.attr("env"); ok && len(s.Command) == 0 {
-		d.report(d.at(d.frame, "env"), Error, codeNotHere, "env without command", "env is what command is started with.")
+		d.report(d.at(d.frame, "env"), Error, codeNotHere, "env without command", "It is for what command starts. Add command, or remove it.")
 	}
 	for _, p := range s.Ports {
 		place := d.at(d.frame, "port")
@@ -263,5 +263,5 @@ func (d *decoder) claimSocket(scope *hostScope, path, what string, at place) {
 }
 
 func socketTaken(path, what string, first, at place) Diagnostic {
-	return at.diagnostic(Error, codeAddressTaken, fmt.Sprintf("%s wants the socket %s, which is taken", what, path), fmt.Sprintf("The upstream at %s has it on the same host.", first.origin()))
+	return at.diagnostic(Error, codeAddressTaken, fmt.Sprintf("%s wants the socket %s, which is taken", what, path), fmt.Sprintf("The upstream at %s has it on the same host. Give one of them another path.", first.origin()))
 }

@@ -136,7 +136,7 @@ func finishVirtualService(d *decoder, v *VirtualService) {
 		}
 		names[r.Name] = p
 		if i > 0 && len(v.HTTP[i-1].Match) == 0 && d.clean() {
-			d.report(p, Warning, codeNeverReached, fmt.Sprintf("rule %q is never reached", r.Name), fmt.Sprintf("The rule %q before it has no match block and takes every request.", v.HTTP[i-1].Name))
+			d.report(p, Warning, codeNeverReached, fmt.Sprintf("rule %q is never reached", r.Name), fmt.Sprintf("The rule %q before it has no match block and takes every request. Move this one before it, or give that one a match block.", v.HTTP[i-1].Name))
 			break
 		}
 	}

@@ -2,9 +2,12 @@ package configs
 
 import (
 	_ "embed" // the default files
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -158,7 +161,11 @@ func httpAddress() kind[string] {
 			}
 			return true
 		}
-		a, ok := d.addrPort(strings.Replace(s, "localhost:", "127.0.0.1:", 1))
+		if port, ok := strings.CutPrefix(s, "localhost:"); ok {
+			d.fail(codeAddress, fmt.Sprintf("%s is no address with a port: %q", d.what(), short(s)), fmt.Sprintf("Names are not resolved here: write \"127.0.0.1:%s\".", short(port)))
+			return false
+		}
+		a, ok := d.addrPort(s)
 		return ok && d.loopback(a.Addr(), "The HTTP API is for this machine: use 127.0.0.1, [::1] or \"unix:/path\". To reach it from elsewhere, forward the port over SSH.")
 	})
 }
@@ -196,22 +203,33 @@ func dialAddress() kind[string] {
 	})
 }
 
+// isBrokenLink reports whether there is a link, if what it leads to is missing.
+func isBrokenLink(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
 // loadFile reads one file whose content is a block's body.
 func loadFile[T any](path string, b *block[T]) (*T, Diagnostics) {
-	root, entries, diags := openFolder(path)
-	if root == nil {
-		return nil, diags
+	info, err := os.Stat(path)
+	if err == nil && info.IsDir() {
+		return nil, Diagnostics{wholeFile(codeFile, path, path+" is a folder", "Name the configuration file in it with -config.")}
+	}
+	missing := wholeFile(codeFile, path, path+" cannot be read: there is no such file", "Name your file with -config, or make this one: configs/server.hcl and configs/agent.hcl of Wattle's source have every default in a comment.")
+	if errors.Is(err, fs.ErrNotExist) && !isBrokenLink(path) {
+		return nil, Diagnostics{missing}
+	}
+	root, err := os.OpenRoot(filepath.Dir(path))
+	if err != nil {
+		return nil, Diagnostics{unreadable(path, err, false)}
 	}
 	defer root.Close()
-	if len(entries) != 1 {
-		return nil, Diagnostics{{Severity: Error, Code: codeFile, Summary: fmt.Sprintf("%s is a folder", path), Detail: "Name the configuration file."}}
-	}
-	f := &file{path: entries[0].path}
+	f := &file{path: filepath.Base(path)}
 	if f.read(root, nil); f.src == nil {
 		if f.diag != nil {
 			return nil, Diagnostics{*f.diag}
 		}
-		return nil, folderFailed(path, errNotFile)
+		return nil, Diagnostics{missing} // it was removed just now
 	}
 	r := &run{Loader: NewLoader(Options{}), root: root}
 	f.tree = parse(f.src, b.shape)

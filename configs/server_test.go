@@ -2,10 +2,13 @@ package configs
 
 import (
 	"net/netip"
+	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -112,6 +115,7 @@ registry "static" "more" { path = "x" }
 func TestServerFileIsRefused(t *testing.T) {
 	for _, c := range []struct{ name, text, code string }{
 		{"an HTTP address that others reach", `http = "0.0.0.0:7500"`, codeLoopback},
+		{"an HTTP address by name", `http = "localhost:7500"`, codeAddress},
 		{"an HTTP address without port", `http = "127.0.0.1"`, codeAddress},
 		{"an HTTP socket without path", `http = "unix:"`, codeAddress},
 		{"a name as the agents' address", `agents = "example.com:7501"`, codeAddress},
@@ -132,11 +136,39 @@ func TestServerFileIsRefused(t *testing.T) {
 			}
 		})
 	}
-	if s, diags := LoadServer(filepath.Join(t.TempDir(), "missing.hcl")); s != nil || !diags.HasErrors() {
-		t.Error("a file that is missing was loaded")
+}
+
+// What is wrong with the configuration file as such is said of the file, with a remedy that fits.
+func TestConfigurationFileThatCannotBeRead(t *testing.T) {
+	dir := t.TempDir()
+	for name, target := range map[string]string{"nowhere.hcl": "missing", "loop.hcl": "loop.hcl"} {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if s, diags := LoadServer(t.TempDir()); s != nil || !diags.HasErrors() {
-		t.Error("a folder was loaded")
+	if err := syscall.Mkfifo(filepath.Join(dir, "pipe.hcl"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ path, summary, detail string }{
+		{filepath.Join(dir, "missing.hcl"), filepath.Join(dir, "missing.hcl") + " cannot be read: there is no such file", "-config"},
+		{filepath.Join(dir, "no", "folder.hcl"), "there is no such file", "-config"},
+		{dir, dir + " is a folder", "Name the configuration file"},
+		{filepath.Join(dir, "nowhere.hcl"), "nowhere.hcl cannot be read", "leads nowhere"},
+		{filepath.Join(dir, "loop.hcl"), "loop.hcl cannot be read", "circle"},
+		{filepath.Join(dir, "pipe.hcl"), "pipe.hcl cannot be read", "regular file"},
+	} {
+		s, diags := LoadServer(c.path)
+		if s != nil || len(diags) != 1 {
+			t.Errorf("%s: got %v, %v", c.path, s, diags)
+			continue
+		}
+		d := diags[0]
+		if d.Code != codeFile || d.Line != 1 || d.Column != 1 || d.Snippet != "" || !strings.Contains(d.Summary, c.summary) || !strings.Contains(d.Detail, c.detail) {
+			t.Errorf("%s: got %+v", c.path, d)
+		}
+		if _, agent := LoadAgent(c.path); !slices.Equal(agent, diags) {
+			t.Errorf("%s: the agent says %+v", c.path, agent)
+		}
 	}
 }
 

@@ -82,11 +82,11 @@ func TestExamplesAreFormatted(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		formatted, err := configs.Format(text)
-		if err == nil && !bytes.Equal(text, formatted) {
-			t.Errorf("%s is not formatted: run wattle fmt", path)
+		formatted, diags := configs.Format(path, text)
+		if len(diags) > 0 || !bytes.Equal(text, formatted) {
+			t.Errorf("%s is not formatted: run wattle fmt; %v", path, diags)
 		}
-		return err
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -164,7 +164,7 @@ func newExplain() *cobra.Command {
 		RunE: func(cmd *cobra.Command, a []string) error {
 			code := strings.ToUpper(a[0])
 			if c, ok := configs.Explain(code); ok {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n\n%s\n", c.Code, c.Title, c.Explain)
+				fmt.Fprintln(cmd.OutOrStdout(), c)
 				return nil
 			}
 			if c, ok := registry.Explain(code); ok {
@@ -214,9 +214,9 @@ func (f *formatter) path(stdin io.Reader, path string) error {
 		if err != nil {
 			return err
 		}
-		text, err := configs.Format(src)
-		if err != nil {
-			return &invalid{fmt.Errorf("standard input: %w", err)}
+		text, diags := configs.Format("standard input", src)
+		if len(diags) > 0 {
+			return &invalid{diags}
 		}
 		_, err = f.out.Write(text)
 		return err
@@ -243,9 +243,9 @@ func (f *formatter) file(path string) error {
 	if err != nil {
 		return err
 	}
-	text, err := configs.Format(src)
-	if err != nil {
-		return &invalid{fmt.Errorf("%s: %w", path, err)}
+	text, diags := configs.Format(path, src)
+	if len(diags) > 0 {
+		return &invalid{diags}
 	}
 	if string(text) == string(src) {
 		return nil
