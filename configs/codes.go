@@ -55,6 +55,7 @@ const (
 	codeWeightMix   = "W1221"
 	codeLoopback    = "W1222"
 	codeAttach      = "W1223"
+	codeNoEffect    = "W1224"
 
 	codeDuplicate      = "W1301"
 	codeTwoRules       = "W1302"
@@ -185,6 +186,10 @@ var codes = slices.Concat([]Code{
 	{codeAttach, "hosts and gateways do not fit",
 		"Services are called from inside the mesh, domains arrive at gateways. A virtual service for services attaches to \"mesh\", one for domains to gateways; it may do both.",
 		"Add \"mesh\" or a gateway to gateways, or write hosts that fit."},
+	{codeNoEffect, "a value without effect",
+		"Another value of the same rule is reached first: a try that may take longer than all tries together is never cut off by its own limit. A warning.",
+		"Make it smaller than the limit that is reached first, or remove it."},
+
 	{codeDuplicate, "name used twice",
 		"Two blocks of one type in one namespace have the same name, or a list has one entry twice. Both places are shown. A copied block whose name was left is the usual cause.",
 		"Rename or remove one of the two."},

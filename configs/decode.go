@@ -157,8 +157,8 @@ func decodeBlocks[T any](d *decoder, b *block[T], t *T) {
 	}
 }
 
-// clean reports whether nothing was wrong in the block so far.
-func (d *decoder) clean() bool { return len(d.out.diags) == d.frame.before }
+// clean reports whether there was no error in the block so far.
+func (d *decoder) clean() bool { return !d.out.diags[d.frame.before:].HasErrors() }
 
 // eval computes an expression. It reports false, after a diagnostic, if there is no value.
 func (d *decoder) eval(expr hcl.Expression) (cty.Value, bool) {

@@ -2,6 +2,9 @@ package configs
 
 import (
 	"fmt"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/zclconf/go-cty/cty"
 )
@@ -33,6 +36,10 @@ func finishHTTPRoute(d *decoder, r *HTTPRoute) {
 	}
 	if r.Redirect != nil && r.Rewrite != nil {
 		d.failFrame(d.frame.child("rewrite", 0), codeNotHere, "rewrite beside redirect", "A request that is redirected is not sent on. Say in redirect what the client is to ask for.")
+	}
+	if r.Timeout != nil && *r.Timeout > 0 && r.Retries != nil && r.Retries.PerTryTimeout != nil && *r.Retries.PerTryTimeout > *r.Timeout {
+		d.report(d.at(d.frame.child("retries", 0), "per_try_timeout"), Warning, codeNoEffect, fmt.Sprintf("per_try_timeout is longer than the timeout of rule %q", r.Name),
+			fmt.Sprintf("The whole answer may take %s, all tries together, so that no try is ever cut off by itself. Make it shorter, or remove it.", span(time.Duration(*r.Timeout))))
 	}
 	said, sum := 0, uint64(0)
 	for i, dst := range r.Route {
@@ -71,8 +78,8 @@ var destinationBlock = newBlock(block[Destination]{
 var httpMatchBlock = newBlock(block[HTTPMatch]{
 	doc: "A request fits when everything that is said fits.",
 	attrs: []attr[HTTPMatch]{
-		optional("uri", stringMatch(pathPattern), func(m *HTTPMatch) **StringMatch { return &m.URI }, "The path, without the query."),
-		optional("method", stringMatch(nil), func(m *HTTPMatch) **StringMatch { return &m.Method }, "The method: `\"GET\"`, ..."),
+		optional("uri", stringMatch(pathPattern), func(m *HTTPMatch) **StringMatch { return &m.URI }, "The path, without the query, which query_params matches."),
+		optional("method", stringMatch(methodPattern), func(m *HTTPMatch) **StringMatch { return &m.Method }, "The method, in upper case: `\"GET\"`, ..."),
 		field("headers", dict(pointer(stringMatch(nil)), stringMatchHint, headerKey), func(m *HTTPMatch) *map[string]*StringMatch { return &m.Headers }, "Headers by name; case does not matter in names."),
 		field("query_params", dict(pointer(stringMatch(nil)), stringMatchHint, textKey), func(m *HTTPMatch) *map[string]*StringMatch { return &m.QueryParams }, "Parameters of the query by name."),
 	},
@@ -130,6 +137,24 @@ func (d *decoder) pattern(how string, v cty.Value, check func(*decoder, string) 
 }
 
 func pathPattern(d *decoder, s string) bool {
-	_, ok := urlPath("").parse(d, cty.StringVal(s))
-	return ok
+	if _, ok := urlPath("").parse(d, cty.StringVal(s)); !ok {
+		return false
+	}
+	if i := strings.IndexAny(s, "?#"); i >= 0 {
+		d.fail(codePath, fmt.Sprintf("%s has more than a path: %q", d.what(), short(s)), fmt.Sprintf("It is compared with the path alone: write %q, and match the query with query_params.", s[:i]))
+		return false
+	}
+	return true
+}
+
+// methods are those that HTTP itself has. They are upper case, and clients send others as they are.
+var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"}
+
+// methodPattern refuses a method that no client sends: they are compared with case.
+func methodPattern(d *decoder, s string) bool {
+	if upper := strings.ToUpper(s); s != upper && slices.Contains(methods, upper) {
+		d.fail(codeWord, fmt.Sprintf("%s cannot be %q", d.what(), s), fmt.Sprintf("Methods are upper case: write %q.", upper))
+		return false
+	}
+	return true
 }
