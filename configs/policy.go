@@ -117,7 +117,7 @@ type Redirect struct {
 
 // Rewrite changes a request before it is sent on.
 type Rewrite struct {
-	URI       string `json:"uri,omitempty"` // replaces the matched prefix, or the whole path if the match was exact
+	URI       string `json:"uri,omitempty"` // replaces the matched prefix ("/" if there is no uri match), or the whole path if the match was exact or a regex
 	Authority string `json:"authority,omitempty"`
 }
 

@@ -43,7 +43,7 @@ func redirectCode() kind[int] {
 var rewriteBlock = newBlock(block[Rewrite]{
 	doc: "Changes requests before they are sent on. At least one of the two is given.",
 	attrs: []attr[Rewrite]{
-		field("uri", urlPath(""), func(r *Rewrite) *string { return &r.URI }, "What replaces the prefix that was matched; the whole path, if the match was exact."),
+		field("uri", urlPath(""), func(r *Rewrite) *string { return &r.URI }, "What replaces the prefix that was matched; the whole path, if the match was exact or a regex. Without a uri match the prefix is `/`. The query stays."),
 		field("authority", authority(), func(r *Rewrite) *string { return &r.Authority }, "The new Host header."),
 	},
 	finish: func(d *decoder, r *Rewrite) {
