@@ -194,9 +194,21 @@ func checkReferences(out *decoded, all []*decoded, p *Policy) {
 	for _, h := range p.Hosts {
 		hosts[h.Name] = true
 	}
+	declared := map[ServiceRef]bool{}
+	for _, s := range p.Services {
+		declared[ServiceRef{s.Namespace, s.Name}] = true
+	}
+	for _, h := range p.Hosts {
+		for _, s := range h.Services {
+			declared[ServiceRef{s.Namespace, s.Name}] = true
+		}
+	}
 	for _, o := range all {
 		for _, ref := range o.subsetRefs {
-			checkSubset(out, ref, rules[ref.host])
+			// Of a service that these files do not know, only the catalog can tell whether its name is right.
+			if rule := rules[ref.host]; rule != nil || declared[ref.host] {
+				checkSubset(out, ref, rule)
+			}
 		}
 		for _, ref := range o.gatewayRefs {
 			if !gateways[ref.name] {

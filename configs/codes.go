@@ -203,7 +203,7 @@ var codes = slices.Concat([]Code{
 		"Two things on one host would listen at the same address and port: applications, upstreams, gateways, or the host's range of 32 mesh ports.",
 		"Give one of the two another address or port."},
 	{codeNoSubset, "unknown subset",
-		"A route names a subset that no destination_rule for that service declares, so it is not known which endpoints are meant. The name is misspelt, the subset was removed or renamed, or the rule's host is another service (a short name means the one of its own namespace).",
+		"A route names a subset that no destination_rule for that service declares, so it is not known which endpoints are meant. The name is misspelt, the subset was removed or renamed, or the rule's host is another service (a short name means the one of its own namespace). Of a service that no file declares, W2001 and W2004 say it, with what the registries know.",
 		"Correct the name of the subset, or declare it in the service's destination_rule."},
 	{codeNoGateway, "unknown gateway",
 		"A virtual service attaches to a gateway that no gateway block declares, so no request would ever reach its rules. The name is misspelt, the gateway was removed, or it is in another namespace: a short name means one of the virtual service's own.",
