@@ -32,10 +32,13 @@ type Diagnostic struct {
 	Snippet  string   `json:"snippet,omitempty"` // the source line; a part of it if it is very long
 	// SnippetColumn is the column that Snippet begins at; zero means 1.
 	SnippetColumn int `json:"snippet_column,omitempty"`
+	// Part is what in the block at Line is meant, for Locate.
+	Part Part `json:"-"`
 }
 
 // NewDiagnostic is for the stages after this package: origin is the Origin of the block that is to blame
-// ("file:line"), or another place a person can look. (*Loader).Locate adds the source line.
+// ("file:line"), or another place a person can look; At says which part of the block. (*Loader).Locate adds the
+// column and the source line.
 func NewDiagnostic(severity Severity, code, origin, summary, detail string) Diagnostic {
 	d := Diagnostic{Severity: severity, Code: code, Summary: summary, Detail: detail, File: origin}
 	if file, line, ok := splitOrigin(origin); ok {

@@ -55,25 +55,6 @@ func Load(dir string) (*Policy, Diagnostics) { return NewLoader(Options{}).Load(
 // ParseServices reads a folder of host and service blocks once; see (*Loader).LoadServices.
 func ParseServices(dir string) (*Policy, Diagnostics) { return NewLoader(Options{}).LoadServices(dir) }
 
-// Locate adds the source lines to diagnostics of later stages, as far as they name files of the last load.
-func (l *Loader) Locate(ds Diagnostics) Diagnostics {
-	out := slices.Clone(ds)
-	for i := range out {
-		d := &out[i]
-		f := l.files[d.File]
-		if f == nil || f.src == nil || d.Line == 0 || d.Snippet != "" {
-			continue
-		}
-		rest := string(f.src.data)
-		for n := 1; n < d.Line; n++ {
-			_, rest, _ = strings.Cut(rest, "\n")
-		}
-		line, _, _ := strings.Cut(rest, "\n")
-		d.setSnippet(line)
-	}
-	return out
-}
-
 // run is one load.
 type run struct {
 	*Loader
@@ -149,16 +130,17 @@ func (r *run) each(files []*file, f func(*file)) {
 
 // file is what is known of one file.
 type file struct {
-	path   string
-	link   bool        // a symbolic link, which is followed
-	info   os.FileInfo // when it was read
-	readAt time.Time
-	src    *source     // nil if it could not be read
-	diag   *Diagnostic // why
-	tree   *parsed     // during a load; longer if it has globals
-	env    *env        // under which it was decoded
-	out    *decoded
-	fresh  bool // decoded in this load
+	path    string
+	link    bool        // a symbolic link, which is followed
+	info    os.FileInfo // when it was read
+	readAt  time.Time
+	src     *source     // nil if it could not be read
+	diag    *Diagnostic // why
+	tree    *parsed     // during a load; longer if it has globals
+	env     *env        // under which it was decoded
+	out     *decoded
+	fresh   bool     // decoded in this load
+	outline *outline // where its blocks are; made when Locate is asked
 
 	known, globals bool // whether it has blocks that the folder shares; known once it was parsed
 }

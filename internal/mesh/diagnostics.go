@@ -51,6 +51,20 @@ func warn(code, origin, summary, detail string) note {
 	return note{Diagnostic: configs.NewDiagnostic(configs.Warning, code, origin, summary, detail)}
 }
 
+// at says which part of its block a note is about: an attribute or label, and what is meant of it.
+func (n note) at(block, name, value string) note {
+	n.Diagnostic = n.At(configs.Part{Block: block, Name: name, Value: value})
+	return n
+}
+
+// written is how the block b, if its author is brief, writes the name of a service.
+func written(b configs.Block, n registry.Name) string {
+	if n.Namespace == b.Namespace {
+		return n.Name
+	}
+	return n.String()
+}
+
 // note keeps what is wrong with one thing, in the place of what was.
 func (r *resolver) note(about string, notes []note) {
 	switch was := r.notes.get(about); {
@@ -147,7 +161,7 @@ func short(n registry.Name) string {
 
 func unknownService(d *configs.Destination, n registry.Name) note {
 	x := wrong(codeUnknownService, d.Origin, fmt.Sprintf("no registry knows the service %q", short(n)),
-		"Correct the route's host, or register the service. Until then requests that take this route are answered 503.")
+		"Correct the route's host, or register the service. Until then requests that take this route are answered 503.").at("route", "host", short(n))
 	x.service = n
 	return x
 }
@@ -171,14 +185,22 @@ func noPort(s *registry.Service, asked uint16) string {
 	return fmt.Sprintf("service %q has no port %d", short(s.Name), asked)
 }
 
-func noSuchPort(origin string, s *registry.Service, asked uint16) note {
-	return wrong(codeNoSuchPort, origin, noPort(s, asked),
-		portsOf(s)+" Name one of them as the route's port. Until then requests that take this route are answered 503.")
+func noSuchPort(d *configs.Destination, s *registry.Service) note {
+	return wrong(codeNoSuchPort, d.Origin, noPort(s, d.Port),
+		portsOf(s)+" Name one of them as the route's port. Until then requests that take this route are answered 503.").atPort("route", "host", s.Name, d.Port)
+}
+
+// atPort is at for a port of a service: the attribute port, or where the service is named if the port is not said.
+func (n note) atPort(block, service string, s registry.Name, port uint16) note {
+	if port == 0 {
+		return n.at(block, service, short(s))
+	}
+	return n.at(block, "port", strconv.Itoa(int(port)))
 }
 
 func notHTTP(d *configs.Destination, s *registry.Service, p registry.Port) note {
 	return wrong(codeNotHTTP, d.Origin, fmt.Sprintf("port %d of service %q speaks %s, not HTTP", p.Number, short(s.Name), protocolOf(p)),
-		"Route to another port, or declare the port's protocol as http, http2 or grpc where the service is registered. Until then requests that take this route are answered 503.")
+		"Route to another port, or declare the port's protocol as http, http2 or grpc where the service is registered. Until then requests that take this route are answered 503.").atPort("route", "host", s.Name, d.Port)
 }
 
 func unknownSubset(d *configs.Destination, n registry.Name, rule *configs.DestinationRule) note {
@@ -194,53 +216,53 @@ func unknownSubset(d *configs.Destination, n registry.Name, rule *configs.Destin
 		}
 	}
 	return wrong(codeUnknownSubset, d.Origin, fmt.Sprintf("service %q has no subset %q", short(n), d.Subset),
-		remedy+" Until then requests that take this route are answered 503.")
+		remedy+" Until then requests that take this route are answered 503.").at("route", "subset", d.Subset)
 }
 
 func secondVirtualService(n registry.Name, first, second *configs.VirtualService) note {
 	return wrong(codeSecondVirtualService, second.Origin, fmt.Sprintf("two virtual services route the requests to service %q", short(n)),
-		fmt.Sprintf("virtual_service %q (%s) comes first by name and counts; put the rules together in one block, in the order in which they shall be tried.", first.Name, first.Origin))
+		fmt.Sprintf("virtual_service %q (%s) comes first by name and counts; put the rules together in one block, in the order in which they shall be tried.", first.Name, first.Origin)).at("virtual_service", "hosts", written(second.Block, n))
 }
 
 func secondRule(n registry.Name, first, second *configs.DestinationRule) note {
 	return wrong(codeSecondRule, second.Origin, fmt.Sprintf("two destination rules are for service %q", short(n)),
-		fmt.Sprintf("destination_rule %q (%s) comes first by name and counts; put them together in one block.", first.Name, first.Origin))
+		fmt.Sprintf("destination_rule %q (%s) comes first by name and counts; put them together in one block.", first.Name, first.Origin)).at("destination_rule", "host", "")
 }
 
-func unknownHost(b configs.Block, kind string, n registry.Name) note {
+func unknownHost(b configs.Block, kind, attr string, n registry.Name) note {
 	x := warn(codeUnknownHost, b.Origin, fmt.Sprintf("%s %q is for the service %q, which no registry knows", kind, b.Name, short(n)),
-		"It has no effect until the service is registered.")
+		"It has no effect until the service is registered: register it, or correct the name.").at(kind, attr, written(b, n))
 	x.service = n
 	return x
 }
 
 func sameDomain(domain string, first, second *configs.VirtualService) note {
 	return wrong(codeSameDomain, second.Origin, fmt.Sprintf("two virtual services answer to %q at one gateway", domain),
-		fmt.Sprintf("virtual_service %q (%s) comes first by name and has it; give each domain to one of them.", first.Name, first.Origin))
+		fmt.Sprintf("virtual_service %q (%s) comes first by name and has it; give each domain to one of them.", first.Name, first.Origin)).at("virtual_service", "hosts", domain)
 }
 
 func notServed(vs *configs.VirtualService, g *configs.Gateway) note {
 	return warn(codeNotServed, vs.Origin, fmt.Sprintf("no server of gateway %q (%s) answers to a host of virtual_service %q", g.Name, g.Origin, vs.Name),
-		"Add one of its hosts to a server of the gateway, or correct it.")
+		"Add one of its hosts to a server of the gateway, or correct it.").at("virtual_service", "hosts", "")
 }
 
 func unknownHostToRunOn(g *configs.Gateway, host string) note {
 	x := warn(codeUnknownRunOn, g.Origin, fmt.Sprintf("gateway %q is to run on host %q, which is not declared and has no workloads", g.Name, host),
-		"It runs there once an agent of that name has joined.")
+		"It runs there once an agent of that name has joined. Declare the host, or correct the name.").at("gateway", "run_on", host)
 	x.host = host
 	return x
 }
 
 func unknownUpstream(w *Workload, u registry.Upstream) note {
 	x := warn(codeUnknownUpstream, u.Origin, fmt.Sprintf("%q has the upstream %q, which no registry knows", short(w.Service), short(u.Service)),
-		"Until it is registered, calls are answered 503.")
+		"Register the service, or correct the name. Until then calls are answered 503.").at("upstream", "service", "")
 	x.service = u.Service
 	return x
 }
 
 func noSuchUpstreamPort(u registry.Upstream, s *registry.Service) note {
 	return warn(codeNoSuchUpstreamPort, u.Origin, noPort(s, u.Port),
-		portsOf(s)+" Name one of them as the upstream's port. Until then calls are answered 503.")
+		portsOf(s)+" Name one of them as the upstream's port. Until then calls are answered 503.").atPort("upstream", "service", s.Name, u.Port)
 }
 
 func sameBind(host string, first, second claim) note {
@@ -249,17 +271,17 @@ func sameBind(host string, first, second claim) note {
 		at = first.bind.String()
 	}
 	return warn(codeSameBind, second.origin, fmt.Sprintf("%s and %s want to listen at %s on host %s", first.who, second.who, at, host),
-		fmt.Sprintf("Give one of them another address; the other one is declared at %s.", first.origin))
+		fmt.Sprintf("Give one of them another address; the other one is declared at %s.", first.origin)).at(second.block, second.attr, "")
 }
 
 func foreignWorkload(s *registry.Service, e *registry.Endpoint, w *registry.Workload) note {
 	return warn(codeForeignWorkload, s.Origin, fmt.Sprintf("endpoint %s of service %q is the workload %s, which has another identity or port", e, short(s.Name), w.Key()),
-		fmt.Sprintf("The endpoint is left out: calling it in plaintext would go round the workload's identity. Remove it from its registry (%s), or register the workload as this service.", strings.Join(e.Sources, ", ")))
+		fmt.Sprintf("The endpoint is left out: calling it in plaintext would go round the workload's identity. Remove it from its registry (%s), or register the workload as this service.", strings.Join(e.Sources, ", "))).at("service", "", "")
 }
 
 func sameAddress(s *registry.Service, first, second *placed) note {
 	return warn(codeSameAddress, s.Origin, fmt.Sprintf("two endpoints of service %q are reached at %s", short(s.Name), netip.AddrPortFrom(first.Address, first.Port)),
-		fmt.Sprintf("A proxy keeps one endpoint of an address and port: %s is kept, %s is left out. Two hosts with one address, or a registry that lists an endpoint twice, are the usual cause.", first.who(), second.who()))
+		fmt.Sprintf("A proxy keeps one endpoint of an address and port: %s is kept, %s is left out. Two hosts with one address, or a registry that lists an endpoint twice, are the usual cause: correct the address, or remove the repeated endpoint.", first.who(), second.who())).at("service", "", "")
 }
 
 // who names an endpoint by its workload, or by the registries that know it.
@@ -272,5 +294,5 @@ func (p *placed) who() string {
 
 func portNotServed(s *registry.Service, e *registry.Endpoint) note {
 	return warn(codePortNotServed, s.Origin, fmt.Sprintf("endpoint %s is for port %d of service %q, which it does not have", e, e.ServicePort, short(s.Name)),
-		portsOf(s)+" The endpoint is left out.")
+		portsOf(s)+" The endpoint is left out. Correct its port, or add the port to the service, where it is registered.").at("service", "", "")
 }

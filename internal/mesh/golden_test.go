@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -63,26 +64,41 @@ func TestGolden(t *testing.T) {
 
 func resolve(t *testing.T, archive *txtar.Archive) (view, diags []byte) {
 	t.Helper()
-	dir := t.TempDir()
-	for _, f := range archive.Files {
-		if filepath.Ext(f.Name) == ".hcl" {
-			if err := os.WriteFile(filepath.Join(dir, f.Name), f.Data, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	loader := configs.NewLoader(configs.Options{})
-	policy, loaded := loader.Load(dir)
-	if loaded.HasErrors() {
-		t.Fatalf("the policy does not load:\n%s", text(t, loaded))
-	}
-	catalog := registry.Merge(nil, []registry.Set{{Name: "policy", Services: static.Services(policy)}}, nil)
+	loader, policy, catalog := load(t, archive)
 	v, found := mesh.Resolve(nil, catalog, policy)
 	out, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return append(out, '\n'), text(t, loader.Locate(found))
+}
+
+// load loads the policy of an archive and makes the catalog: of the policy's own services, and of those in files
+// below registry/.
+func load(t *testing.T, archive *txtar.Archive) (*configs.Loader, *configs.Policy, *registry.Catalog) {
+	t.Helper()
+	dir, other := t.TempDir(), t.TempDir()
+	for _, f := range archive.Files {
+		in, name := dir, f.Name
+		if rest, ok := strings.CutPrefix(name, "registry/"); ok {
+			in, name = other, rest
+		}
+		if ext := filepath.Ext(name); ext == ".hcl" || ext == ".json" && name != wantView {
+			if err := os.WriteFile(filepath.Join(in, name), f.Data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	loader := configs.NewLoader(configs.Options{})
+	policy, diags := loader.Load(dir)
+	if diags.HasErrors() {
+		t.Fatalf("the policy does not load:\n%s", text(t, diags))
+	}
+	services, diags := configs.ParseServices(other)
+	if diags.HasErrors() {
+		t.Fatalf("the registry does not load:\n%s", text(t, diags))
+	}
+	return loader, policy, registry.Merge(nil, []registry.Set{{Name: "policy", Services: static.Services(policy)}, {Name: "files", Services: static.Services(services)}}, nil)
 }
 
 func text(t *testing.T, ds configs.Diagnostics) []byte {

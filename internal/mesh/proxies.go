@@ -108,13 +108,13 @@ func (r *resolver) bindConflicts(p *Proxy, gateways []registry.Name) []note {
 	for _, n := range gateways {
 		if g, ok := find(r.pol.Gateways, n, blockOfGateway); ok {
 			for _, s := range g.Servers {
-				all = append(all, claim{bind: s.Bind, claimant: claimant{"gateway " + n.String(), s.Origin}})
+				all = append(all, claim{bind: s.Bind, claimant: claimant{"gateway " + n.String(), s.Origin, "server", "port"}})
 			}
 		}
 	}
 	for _, s := range p.Scopes {
 		for _, u := range s.Upstreams {
-			all = append(all, claim{u.Bind, u.Socket, claimant{s.Service.String(), u.Origin}})
+			all = append(all, claim{u.Bind, u.Socket, claimant{s.Service.String(), u.Origin, "upstream", "bind"}})
 		}
 	}
 	r.claims = all
@@ -144,8 +144,8 @@ type claim struct {
 	claimant
 }
 
-// claimant is who wants to listen at an address.
-type claimant struct{ who, origin string }
+// claimant is who wants to listen at an address, and where that is written: in which attribute of what block.
+type claimant struct{ who, origin, block, attr string }
 
 // gatewayProxies makes a gateway's proxies, one for each host that it runs on; g is nil if it is gone.
 func (r *resolver) gatewayProxies(n registry.Name, g *configs.Gateway) {

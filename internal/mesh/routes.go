@@ -32,7 +32,7 @@ func (r *resolver) routeService(n registry.Name) {
 	}
 	switch {
 	case s == nil && vs != nil:
-		p.notes = append(p.notes, unknownHost(vs.Block, "virtual_service", n))
+		p.notes = append(p.notes, unknownHost(vs.Block, "virtual_service", "hosts", n))
 	case s != nil:
 		all := make([]*Routes, len(s.Ports))
 		for i, port := range s.Ports {
@@ -139,7 +139,7 @@ func (p *pathfinder) destination(d *configs.Destination, came uint16) Destinatio
 	}
 	port, ok := pickPort(s, d.Port, came)
 	if !ok {
-		p.notes = append(p.notes, noSuchPort(d.Origin, s, d.Port))
+		p.notes = append(p.notes, noSuchPort(d, s))
 		return to
 	}
 	to.Port = port.Number

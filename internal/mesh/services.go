@@ -212,7 +212,7 @@ func (r *resolver) noteRules(n registry.Name, s *registry.Service) {
 	rule, unused := governing(r.ruled.get(n.String()), n, blockOfRule)
 	var notes []note
 	if rule != nil && s == nil {
-		notes = append(notes, unknownHost(rule.Block, "destination_rule", n))
+		notes = append(notes, unknownHost(rule.Block, "destination_rule", "host", n))
 	}
 	for _, u := range unused {
 		notes = append(notes, secondRule(n, rule, u))

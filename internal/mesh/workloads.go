@@ -177,5 +177,5 @@ func (r *resolver) writablePorts() Allotment {
 func noMeshPort(w *Workload) note {
 	return warn(codeNoMeshPort, w.Origin,
 		fmt.Sprintf("no mesh port is left on host %s for %s", w.Host.Name, w.Key()),
-		fmt.Sprintf("A host has %d mesh ports, from %d on, and each instance of one service on it needs one of its own. This instance is left out; remove others, or place it on another host.", meshPorts, basePort(w)))
+		fmt.Sprintf("A host has %d mesh ports, from %d on, and each instance of one service on it needs one of its own. This instance is left out; remove others, or place it on another host.", meshPorts, basePort(w))).at("service", "", "")
 }
