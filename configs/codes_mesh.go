@@ -54,4 +54,7 @@ var meshCodes = []Code{
 	{"W2017", "no mesh port left",
 		"Each instance of one service on a host needs a mesh port of its own, and a host has 32, from its mesh_port on. The instance is left out: nobody calls it, and it calls nobody. A warning.",
 		"Run the instance on another host, or remove instances from this one."},
+	{"W2018", "subset without endpoints",
+		"The service has endpoints, but none has all the labels of the subset. Requests to the subset are answered 503 until one comes. A warning.",
+		"Correct the labels of the subset, or the metadata of the endpoints. If the endpoints are still to come, there is nothing to do."},
 }

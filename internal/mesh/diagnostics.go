@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -33,6 +34,7 @@ const (
 	codeSameAddress          = "W2015"
 	codePortNotServed        = "W2016"
 	codeNoMeshPort           = "W2017"
+	codeEmptySubset          = "W2018"
 )
 
 // note is a diagnostic of one thing. What is suggested for a name that nobody knows depends on all others, so it
@@ -282,6 +284,47 @@ func foreignWorkload(s *registry.Service, e *registry.Endpoint, w *registry.Work
 func sameAddress(s *registry.Service, first, second *placed) note {
 	return warn(codeSameAddress, s.Origin, fmt.Sprintf("two endpoints of service %q are reached at %s", short(s.Name), netip.AddrPortFrom(first.Address, first.Port)),
 		fmt.Sprintf("A proxy keeps one endpoint of an address and port: %s is kept, %s is left out. Two hosts with one address, or a registry that lists an endpoint twice, are the usual cause: correct the address, or remove the repeated endpoint.", first.who(), second.who())).at("service", "", "")
+}
+
+// emptySubset is only a warning, because endpoints come and go.
+func emptySubset(s *registry.Service, x *configs.Subset) note {
+	detail := ""
+	for _, label := range slices.Sorted(maps.Keys(x.Labels)) {
+		if have := valuesOf(s, label); !slices.Contains(have, x.Labels[label]) {
+			detail = fmt.Sprintf("None of them has %s = %q in its metadata; there is %s. ", label, x.Labels[label], someOf(have))
+			break
+		}
+	}
+	return warn(codeEmptySubset, x.Origin, fmt.Sprintf("no endpoint of service %q is in the subset %q", short(s.Name), x.Name),
+		detail+"Correct the labels, or the metadata of the endpoints. Until one has all labels, requests to the subset are answered 503.").at("subset", "labels", "")
+}
+
+// valuesOf lists what the endpoints of a service have in their metadata for a label, sorted.
+func valuesOf(s *registry.Service, label string) []string {
+	var out []string
+	for _, e := range s.Endpoints {
+		if v, ok := e.Meta[label]; ok {
+			out = append(out, v)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// someOf writes the first few of some values.
+func someOf(values []string) string {
+	const most = 5
+	if len(values) == 0 {
+		return "no value for it at all"
+	}
+	var out []string
+	for _, v := range values[:min(len(values), most)] {
+		out = append(out, strconv.Quote(v))
+	}
+	if len(values) > most {
+		out = append(out, "...")
+	}
+	return strings.Join(out, ", ")
 }
 
 // who names an endpoint by its workload, or by the registries that know it.

@@ -28,6 +28,9 @@ func (r *resolver) buildService(n registry.Name, d *dirty) *Service {
 	if d.clusters || d.surface {
 		r.noteRules(n, s)
 	}
+	if d.clusters || d.endpoints || d.surface {
+		r.noteSubsets(n, s)
+	}
 	if s == nil {
 		r.note("endpoints "+n.String(), nil)
 		return nil
@@ -219,3 +222,20 @@ func (r *resolver) noteRules(n registry.Name, s *registry.Service) {
 	}
 	r.note("rules "+n.String(), notes)
 }
+
+// noteSubsets says which subsets of service n have no endpoint; s is nil if nobody knows it. Of a service without
+// endpoints that is no news.
+func (r *resolver) noteSubsets(n registry.Name, s *registry.Service) {
+	var notes []note
+	if rule := r.ruleOf(n); rule != nil && s != nil && slices.ContainsFunc(s.Endpoints, callable) {
+		for _, x := range rule.Subsets {
+			if !slices.ContainsFunc(s.Endpoints, func(e *registry.Endpoint) bool { return callable(e) && hasLabels(e.Meta, x.Labels) }) {
+				notes = append(notes, emptySubset(s, x))
+			}
+		}
+	}
+	r.note("subsets "+n.String(), notes)
+}
+
+// callable reports whether an endpoint is more than a workload without ports.
+func callable(e *registry.Endpoint) bool { return e.ServicePort != 0 || e.Workload == nil }
