@@ -71,13 +71,13 @@ func (d Diagnostic) Origin() string {
 	return fmt.Sprintf("%s:%d:%d", d.File, d.Line, d.Column)
 }
 
-// String returns the diagnostic on one line.
+// String returns the diagnostic on one line, with nothing in it that a terminal would obey.
 func (d Diagnostic) String() string {
 	s := fmt.Sprintf("%s %s: %s", d.Severity, d.Code, d.Summary)
 	if o := d.Origin(); o != "" {
 		s = o + ": " + s
 	}
-	return s
+	return harmless(s, "")
 }
 
 // Diagnostics is a list of them in the order of their places.
@@ -122,7 +122,8 @@ const (
 	red, yellow, underline, reset = "\x1b[31m", "\x1b[33m", "\x1b[1;4m", "\x1b[0m"
 )
 
-// WriteText writes them for a person: place, source line with the part that is meant, remedy.
+// WriteText writes them for a person: place, source line with the part that is meant, remedy. Nothing in it is what a
+// terminal would obey, but for the colours.
 func (ds Diagnostics) WriteText(w io.Writer, color bool) error {
 	var b strings.Builder
 	for _, d := range ds {
@@ -140,11 +141,11 @@ func (d Diagnostic) writeText(b *strings.Builder, color bool) {
 	if color {
 		word = hue + word + reset
 	}
-	fmt.Fprintf(b, "%s %s: %s\n", word, d.Code, d.Summary)
+	fmt.Fprintf(b, "%s %s: %s\n", word, d.Code, harmless(d.Summary, ""))
 	if d.File != "" {
-		fmt.Fprintf(b, "\n  on %s", d.Origin())
+		fmt.Fprintf(b, "\n  on %s", harmless(d.Origin(), ""))
 		if d.Context != "" {
-			fmt.Fprintf(b, ", in %s", d.Context)
+			fmt.Fprintf(b, ", in %s", harmless(d.Context, ""))
 		}
 		b.WriteString(":\n")
 	}
@@ -152,7 +153,7 @@ func (d Diagnostic) writeText(b *strings.Builder, color bool) {
 		d.writeSnippet(b, color)
 	}
 	if d.Detail != "" {
-		fmt.Fprintf(b, "\n%s\n", d.Detail)
+		fmt.Fprintf(b, "\n%s\n", harmless(d.Detail, "\n\t"))
 	}
 	b.WriteByte('\n')
 }

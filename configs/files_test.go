@@ -111,3 +111,31 @@ func loadAsNobody(t *testing.T) {
 	}
 	os.Stdout.WriteString("\n" + asNobody + string(b) + "\n")
 }
+
+// A name of a file reaches the terminal as harmless as its content.
+func TestNamesOfFilesAreHarmless(t *testing.T) {
+	dir := t.TempDir()
+	name := "a\x1b[31m\u202e\nb.hcl"
+	writeFile(t, dir, name, "mesh { domin = \"\x1b[0m\" }\n")
+	writeFile(t, dir, "sub\x1b]0;x\x07/y.hcl", "virtual_service \"a\x1b\" {}\n")
+	if err := os.Symlink("nowhere", filepath.Join(dir, "\x9b1m.hcl")); err != nil {
+		t.Fatal(err)
+	}
+	_, diags := Load(dir)
+	_, folder := Load(filepath.Join(dir, "\x1b[1m"))
+	diags = append(diags, folder...)
+	var b strings.Builder
+	if err := diags.WriteText(&b, false); err != nil {
+		t.Fatal(err)
+	}
+	text := b.String() + diags.Error()
+	for _, d := range diags {
+		text += d.String() + "\n"
+	}
+	if len(diags) < 5 || strings.ContainsAny(text, "\x1b\x07\u202e\u009b") || strings.Contains(text, "\x9b") {
+		t.Errorf("%d diagnostics: %q", len(diags), text)
+	}
+	if d := Diff(name, []byte("a\n"), []byte("b\n")); strings.Contains(d, "\x1b") {
+		t.Errorf("got %q", d)
+	}
+}

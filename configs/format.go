@@ -26,7 +26,7 @@ func Diff(name string, a, b []byte) string {
 	// A string writer does not fail.
 	s, _ := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
 		A: lines(a), B: lines(b),
-		FromFile: "a/" + name, ToFile: "b/" + name, Context: 3,
+		FromFile: "a/" + harmless(name, ""), ToFile: "b/" + harmless(name, ""), Context: 3,
 	})
 	return s
 }

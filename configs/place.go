@@ -86,12 +86,17 @@ func (d *Diagnostic) setSnippet(line string) {
 		d.SnippetColumn = from + 1
 		d.Length = max(min(d.Length, maxSnippet-(d.Column-d.SnippetColumn)), 1)
 	}
-	d.Snippet = strings.Map(func(r rune) rune {
-		if r == '\t' || unicode.IsPrint(r) {
+	d.Snippet = harmless(string(runes), "\t")
+}
+
+// harmless makes visible what a terminal would obey: names of files and values may hold escape sequences.
+func harmless(s, allowed string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || strings.ContainsRune(allowed, r) {
 			return r
 		}
 		return '\uFFFD'
-	}, string(runes))
+	}, s)
 }
 
 // didYouMean returns " Did you mean ...?" if one of the candidates is close to what was given.
