@@ -129,7 +129,7 @@ func (f *file) read(root *os.Root, listed fs.FileInfo) {
 	*f = file{path: f.path, link: isLink(root, f.path)}
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) || f.link {
-			d := fileFailed(root, f.path, err)
+			d := fileFailed(f.path, f.link, err)
 			f.diag = &d
 		}
 		return
@@ -141,6 +141,26 @@ func (f *file) read(root *os.Root, listed fs.FileInfo) {
 func (f *file) unchanged(listed fs.FileInfo) bool {
 	return f.src != nil && f.info != nil && listed != nil && listed.Mode().IsRegular() && os.SameFile(listed, f.info) &&
 		listed.Size() == f.info.Size() && listed.ModTime().Equal(f.info.ModTime()) && f.readAt.Sub(listed.ModTime()) > racy
+}
+
+// ReadFile reads one file as a Loader does: a regular file of no more than 4 MiB, and of links those that stay in its
+// folder. The diagnostics, which call it path, have one error if it cannot be read.
+func ReadFile(path string) ([]byte, Diagnostics) {
+	root, err := os.OpenRoot(filepath.Dir(path))
+	if err != nil {
+		return nil, Diagnostics{unreadable(path, err, false)}
+	}
+	defer root.Close()
+	name := filepath.Base(path)
+	info, err := root.Stat(name)
+	var data []byte
+	if err == nil {
+		data, err = readFile(root, name, info, maxFile)
+	}
+	if err != nil {
+		return nil, Diagnostics{fileFailed(path, isLink(root, name), err)}
+	}
+	return data, nil
 }
 
 var (
@@ -234,9 +254,9 @@ func unreadable(name string, err error, link bool) Diagnostic {
 	return wholeFile(codeFile, name, fmt.Sprintf("%s cannot be read: %v", name, reason(err)), detail)
 }
 
-func fileFailed(root *os.Root, name string, err error) Diagnostic {
+// fileFailed says why a file, or what a link of that name leads to, is not read.
+func fileFailed(name string, link bool, err error) Diagnostic {
 	known := errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ELOOP) || errors.Is(err, errNotFile)
-	link := isLink(root, name)
 	switch {
 	case errors.Is(err, errTooBig):
 		return wholeFile(codeTooBig, name, name+" is too big", fmt.Sprintf("A file may have %d MiB. Spread it over several, or use dynamic blocks.", maxFile>>20))

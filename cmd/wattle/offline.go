@@ -1,13 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -86,7 +82,9 @@ func newDump() *cobra.Command {
 		Use:   "dump policy|catalog|view|xds DIR",
 		Short: "Print what a stage makes of a policy folder, as sorted JSON",
 		Long: `Dump prints one of the values on the way from a policy folder to Envoy, without a server: the policy as decoded and
-defaulted, the catalog of services, the resolved view, or the xDS resources of every proxy (or of one, with -proxy).`,
+defaulted, the catalog of services, the resolved view, or the xDS resources of every proxy (or of one, with -proxy).
+Of a policy with errors it prints what could be made all the same, says what is wrong as validate does, and ends with
+exit code 2.`,
 		Args:      args(cobra.ExactArgs(2)),
 		ValidArgs: []string{"policy", "catalog", "view", "xds"},
 	}
@@ -102,10 +100,12 @@ defaulted, the catalog of services, the resolved view, or the xDS resources of e
 		if err != nil {
 			return err
 		}
-		if value == nil {
-			return refuse(cmd.ErrOrStderr(), b.Diagnostics)
+		if value != nil {
+			if err := printJSON(cmd.OutOrStdout(), value); err != nil {
+				return err
+			}
 		}
-		return printJSON(cmd.OutOrStdout(), value)
+		return refuse(cmd.ErrOrStderr(), b.Diagnostics)
 	}
 	return cmd
 }
@@ -143,17 +143,30 @@ func dumpXDS(b pipeline.Built, proxy string) (any, error) {
 		if p == nil {
 			return nil, &invalid{fmt.Errorf("no proxy %q; there are: %s", proxy, strings.Join(b.View.ProxyIDs(), ", "))}
 		}
-		return translator.Dump(b.Output.Resources(p.ID))
+		return sortedDump(b.Output.Resources(p.ID))
 	}
-	all := map[string]json.RawMessage{}
+	all := map[string]any{}
 	for _, id := range b.View.ProxyIDs() {
-		text, err := translator.Dump(b.Output.Resources(id))
+		resources, err := sortedDump(b.Output.Resources(id))
 		if err != nil {
 			return nil, err
 		}
-		all[id] = text
+		all[id] = resources
 	}
 	return all, nil
+}
+
+// sortedDump is the translator's dump with the fields of all objects sorted by name; protobuf's JSON has them in the
+// order of their numbers.
+func sortedDump(all []*translator.Resource) (any, error) {
+	text, err := translator.Dump(all)
+	if err != nil {
+		return nil, err
+	}
+	var out any // objects become maps, whose keys are written sorted
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	return out, d.Decode(&out)
 }
 
 func newExplain() *cobra.Command {
@@ -174,94 +187,4 @@ func newExplain() *cobra.Command {
 			return &invalid{fmt.Errorf("no diagnostic has the code %s; docs/policy.md lists them", a[0])}
 		},
 	}
-}
-
-func newFmt() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "fmt [-check] [-diff] PATH...",
-		Short: "Format HCL files in place",
-		Long: `Fmt writes .hcl files in the canonical form. A folder stands for all .hcl files in it and below; "-" for standard
-input to standard output. With -check nothing is written and the exit code is 2 if a file is not formatted.`,
-		Args: args(cobra.MinimumNArgs(1)),
-	}
-	check := cmd.Flags().Bool("check", false, "only list files that are not formatted")
-	diff := cmd.Flags().Bool("diff", false, "print what changes")
-	cmd.RunE = func(cmd *cobra.Command, a []string) error {
-		f := formatter{check: *check, diff: *diff, out: cmd.OutOrStdout()}
-		for _, path := range a {
-			if err := f.path(cmd.InOrStdin(), path); err != nil {
-				return err
-			}
-		}
-		if f.check && f.changed > 0 {
-			return &invalid{}
-		}
-		return nil
-	}
-	return cmd
-}
-
-// formatter formats files and counts those that were not formatted.
-type formatter struct {
-	check, diff bool
-	out         io.Writer
-	changed     int
-}
-
-func (f *formatter) path(stdin io.Reader, path string) error {
-	if path == "-" {
-		src, err := io.ReadAll(stdin)
-		if err != nil {
-			return err
-		}
-		text, diags := configs.Format("standard input", src)
-		if len(diags) > 0 {
-			return &invalid{diags}
-		}
-		_, err = f.out.Write(text)
-		return err
-	}
-	found := false
-	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || filepath.Ext(p) != ".hcl" {
-			return err
-		}
-		found = true
-		return f.file(p)
-	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return &invalid{err}
-	}
-	if err == nil && !found {
-		return &invalid{fmt.Errorf("%s: no .hcl file", path)}
-	}
-	return err
-}
-
-func (f *formatter) file(path string) error {
-	src, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	text, diags := configs.Format(path, src)
-	if len(diags) > 0 {
-		return &invalid{diags}
-	}
-	if string(text) == string(src) {
-		return nil
-	}
-	f.changed++
-	if f.diff {
-		fmt.Fprint(f.out, configs.Diff(path, src, text))
-	} else {
-		fmt.Fprintln(f.out, path)
-	}
-	if f.check {
-		return nil
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, text, info.Mode().Perm())
 }
