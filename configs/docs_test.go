@@ -68,40 +68,95 @@ func TestEverythingIsDocumented(t *testing.T) {
 	check("agent", agentBlock.shape)
 }
 
-var codeBlock = regexp.MustCompile("(?s)```hcl( [^\n]*)?\n(.*?)```")
+// pages are those for people who write policy.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	for _, pattern := range []string{"../README.md", "../docs/*.md", "../examples/*/README.md"} {
+		names, err := filepath.Glob(pattern)
+		if err != nil || len(names) == 0 {
+			t.Fatalf("%s: %v, %v", pattern, names, err)
+		}
+		for _, name := range names {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all[name] = string(text)
+		}
+	}
+	return all
+}
+
+var (
+	codeBlock  = regexp.MustCompile("(?ms)^( *)```(hcl)?([^\n]*)\n(.*?)^ *```$")
+	inlineCode = regexp.MustCompile("`([^`\n]+)`")
+	looksHCL   = regexp.MustCompile(`^[a-z_0-9]+( "[^"]*")* (=|\{)`)
+)
 
 // The examples in the documentation are policies without errors and in the canonical style. After "hcl" an example
-// may say that it is no policy: "server", "agent", "services", or "part" for one that needs what others declare.
+// may say that it is no policy: "server", "agent", "services", or "rule" for what stands in a virtual service's rule.
 func TestExamplesInTheDocumentation(t *testing.T) {
-	text, err := os.ReadFile(docsFile)
-	if err != nil {
-		t.Fatal(err)
+	n := 0
+	for page, text := range pages(t) {
+		for _, e := range codeBlock.FindAllStringSubmatch(text, -1) {
+			if e[2] != "hcl" {
+				continue
+			}
+			n++
+			example := regexp.MustCompile("(?m)^"+e[1]).ReplaceAllString(e[4], "")
+			checkExample(t, page, strings.TrimSpace(e[3]), example)
+		}
 	}
-	examples := codeBlock.FindAllStringSubmatch(string(text), -1)
-	if len(examples) < 5 {
-		t.Fatalf("only %d examples", len(examples))
+	if n < 8 {
+		t.Errorf("only %d examples", n)
 	}
-	for i, e := range examples {
-		dir := t.TempDir()
-		writeFile(t, dir, "example.hcl", e[2])
-		path := filepath.Join(dir, "example.hcl")
-		var diags Diagnostics
-		switch strings.TrimSpace(e[1]) {
-		case "server":
-			_, diags = LoadServer(path)
-		case "agent":
-			_, diags = LoadAgent(path)
-		case "services":
-			_, diags = ParseServices(dir)
-		default:
-			_, diags = Load(dir)
+}
+
+func checkExample(t *testing.T, page, what, example string) {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "example.hcl")
+	text, load := example, Load
+	switch what {
+	case "":
+	case "server":
+		load = func(string) (*Policy, Diagnostics) { _, diags := LoadServer(path); return nil, diags }
+	case "agent":
+		load = func(string) (*Policy, Diagnostics) { _, diags := LoadAgent(path); return nil, diags }
+	case "services":
+		load = ParseServices
+	case "rule":
+		text = "virtual_service \"x\" {\n  hosts = [\"x\"]\n  http \"x\" {\n    route { host = \"x\" }\n" + example + "  }\n}\n"
+	default:
+		t.Errorf("%s: an example of no known kind %q", page, what)
+	}
+	writeFile(t, dir, "example.hcl", text)
+	if _, diags := load(dir); len(diags) > 0 {
+		t.Errorf("%s: %v\n%s", page, diags, example)
+	}
+	if formatted, diags := Format("example.hcl", []byte(example)); len(diags) > 0 || string(formatted) != example {
+		t.Errorf("%s: not in the canonical style: %v\n%s", page, diags, Diff("example", []byte(example), formatted))
+	}
+}
+
+// What stands in a line of text and looks like HCL can be copied into a file. "..." stands for what is left out.
+func TestInlineExamplesInTheDocumentation(t *testing.T) {
+	n := 0
+	for page, text := range pages(t) {
+		for _, e := range inlineCode.FindAllStringSubmatch(codeBlock.ReplaceAllString(text, ""), -1) {
+			if !looksHCL.MatchString(e[1]) {
+				continue
+			}
+			n++
+			example := strings.ReplaceAll(strings.ReplaceAll(e[1], "= ...", "= 0"), "...", "")
+			if _, diags := Format("example.hcl", []byte(example)); len(diags) > 0 {
+				t.Errorf("%s: `%s` is no HCL: %v", page, e[1], diags)
+			}
 		}
-		if len(diags) > 0 {
-			t.Errorf("example %d: %v\n%s", i+1, diags, e[2])
-		}
-		if formatted, err := Format("example.hcl", []byte(e[2])); err != nil || string(formatted) != e[2] {
-			t.Errorf("example %d is not in the canonical style: %v\n%s", i+1, err, Diff("example", []byte(e[2]), formatted))
-		}
+	}
+	if n < 10 {
+		t.Errorf("only %d examples", n)
 	}
 }
 
