@@ -91,7 +91,7 @@ func TestABadPolicyLeavesTheLastGoodOneInForce(t *testing.T) {
 		{"weights that add up to nothing", strings.Replace(allTo("v2"), `subset = "v2"`, `weight = 0`, 1), "weight", 0},
 		{"two blocks of one name", allTo("v2") + `destination_rule "shop" { host = "shop" }`, "shop", 0},
 		{"a subset that nothing declares", allTo("v9"), "v9", 7},
-		{"a service that nobody knows", strings.Replace(allTo("v2"), "host   = \"shop\"\n      subset = \"v2\"", "host   = \"shoop\"", 1), "shoop", 5},
+		{"a service that nobody knows", strings.Replace(allTo("v2"), "host   = \"shop\"\n      subset = \"v2\"", "host   = \"shoop\"", 1), "shoop", 6},
 		{"bytes that are no text", allTo("v2") + "# \xff\xfe\n", "UTF-8", 0},
 		{"more than a file may hold", allTo("v2") + strings.Repeat("# all work and no play\n", 500_000), "", 0},
 	} {
