@@ -58,11 +58,12 @@ func (p *packer) manager(at place, statPrefix string) *hcmv3.HttpConnectionManag
 }
 
 // sayUnprocessed marks the answers that Envoy itself gives because the application has not seen the request: its port
-// refused (UF) or it has no endpoint (UH). An application's own header of that name is removed by the route.
+// refused (UF), it has no endpoint (UH), or it has just left this host (NC). An application's own header of that name is
+// removed by the route.
 func sayUnprocessed() *hcmv3.LocalReplyConfig {
 	return &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{{
 		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
-			ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{Flags: []string{"UF", "UH"}},
+			ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{Flags: []string{"UF", "UH", "NC"}},
 		}},
 		HeadersToAdd: []*corev3.HeaderValueOption{{
 			Header:       &corev3.HeaderValue{Key: unprocessed, Value: isUnprocessed},
