@@ -95,7 +95,9 @@ func TestAProbeSeesWhatACallerWould(t *testing.T) {
 		want                          string // part of the error; empty: success
 	}{
 		{"http", http1, "/", "http", ""},
+		{"http", http2, "/", "http2", ""},
 		{"http", http2, "/", "grpc", ""},
+		{"http", http1, "/", "tcp", ""},
 		{"http", http1, "/moved", "http", ""},
 		{"http", http1, "/broken", "http", "status 503"},
 		{"http", http1, "/slow", "http", "no answer within"},

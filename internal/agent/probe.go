@@ -92,8 +92,9 @@ func (p probe) tcp(ctx context.Context) error {
 func (p probe) http(ctx context.Context) error {
 	t := &http.Transport{DisableKeepAlives: true, Protocols: new(http.Protocols)}
 	defer t.CloseIdleConnections()
-	t.Protocols.SetHTTP1(p.protocol == "http")
-	t.Protocols.SetUnencryptedHTTP2(p.protocol != "http")
+	h2 := p.protocol == "http2" || p.protocol == "grpc"
+	t.Protocols.SetHTTP1(!h2)
+	t.Protocols.SetUnencryptedHTTP2(h2)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.address+p.path, nil)
 	if err != nil {
 		return err
