@@ -70,6 +70,7 @@ type resolver struct {
 	built    map[registry.Name]*Gateway         // dirty gateways that exist
 	hosts    map[string]bool                    // host proxies to look at
 	groups   map[registry.WorkloadKey]bool      // (host, service) whose mesh ports must be allotted
+	had      map[registry.WorkloadKey][]uint16  // mesh ports before this run, by group; nil until one is allotted
 	rescope  map[string]bool                    // workloads whose scope must be resolved
 	rekeyed  map[string]bool                    // scopes whose members changed
 	claims   []claim                            // scratch of bindConflicts

@@ -67,6 +67,12 @@ func TestAnInstanceKeepsItsMeshPortWhileOthersComeAndGo(t *testing.T) {
 	if want := (Allotment{{Host: "h1", Service: web, Instance: "a"}: 7445, {Host: "h1", Service: web, Instance: "c"}: 7444}); fmt.Sprint(v.Ports) != fmt.Sprint(want) {
 		t.Fatalf("with one instance less the ports are %v", v.Ports)
 	}
+	w.services[web] = service(web, "h1/a", "h1/d")
+	cat = w.catalog(cat)
+	v, _ = Resolve(v, cat, w.policy())
+	if portOf(v, "a") != 7445 || portOf(v, "d") != 7443 {
+		t.Fatalf("the port of one that just left is not the last to be given: %v", v.Ports)
+	}
 	restarted, _ := Resolve(&View{Ports: v.Ports}, w.catalog(nil), w.policy())
 	if fmt.Sprint(restarted.Ports) != fmt.Sprint(v.Ports) {
 		t.Fatalf("after a restart the ports are %v, not %v", restarted.Ports, v.Ports)

@@ -101,7 +101,8 @@ func (r *resolver) placeWorkloads() {
 	}
 }
 
-// allot gives each instance of a group a mesh port of its host: the one it had, else the lowest free one.
+// allot gives each instance of a group a mesh port of its host: the one it had, else the lowest free one. One that was
+// another's just now comes last: callers may have requests under way to who had it.
 func (r *resolver) allot(g registry.WorkloadKey) {
 	var all []*Workload
 	r.workloads.under(g.String(), func(w *Workload) {
@@ -118,26 +119,53 @@ func (r *resolver) allot(g registry.WorkloadKey) {
 			taken[n], keeps[i] = true, true
 		}
 	}
+	var order []int
+	if slices.Contains(keeps, false) {
+		order = r.free(g, basePort(all[0]), taken)
+	}
 	var notes []note
-	next := 0
 	for i, w := range all {
 		if keeps[i] {
 			r.setPort(w, r.old.Ports[w.Key()])
 			continue
 		}
-		for next < meshPorts && taken[next] {
-			next++
-		}
-		port := basePort(w) + next
-		if next == meshPorts || port > maxPort {
+		if len(order) == 0 {
 			r.setPort(w, 0)
 			notes = append(notes, noMeshPort(w))
 			continue
 		}
-		taken[next] = true
-		r.setPort(w, uint16(port))
+		r.setPort(w, uint16(basePort(w)+order[0]))
+		order = order[1:]
 	}
 	r.note("ports "+g.String(), notes)
+}
+
+// free lists what may be allotted in a group, counted from the host's first mesh port, in the order in which it is.
+func (r *resolver) free(g registry.WorkloadKey, base int, taken [meshPorts]bool) []int {
+	if r.had == nil {
+		r.had = map[registry.WorkloadKey][]uint16{}
+		for k, port := range r.old.Ports {
+			k.Instance = ""
+			r.had[k] = append(r.had[k], port)
+		}
+	}
+	var left [meshPorts]bool
+	for _, port := range r.had[g] {
+		if n := int(port) - base; n >= 0 && n < meshPorts {
+			left[n] = true
+		}
+	}
+	var now, last []int
+	for n := range meshPorts {
+		switch {
+		case taken[n] || base+n > maxPort:
+		case left[n]:
+			last = append(last, n)
+		default:
+			now = append(now, n)
+		}
+	}
+	return append(now, last...)
 }
 
 const maxPort = 65535

@@ -179,6 +179,11 @@ func TestFaultsUnderLoad(t *testing.T) {
 		m.change("h4.hcl", shopOn(4))
 		tr.answered(t, "h4", 50)
 	}, noneFailed)
+	tr.fault("an instance takes another's place on its host", func(t *testing.T) {
+		m.write("h4.hcl", strings.Replace(shopOn(4), `command = ["echo"]`, `instance = "b"`, 1)) // by the same application
+		eventually(t, "another mesh port of h4", func() error { return dial(t.Context(), m.at("127.0.X.14:7444")) })
+		tr.answered(t, "h4", 50)
+	}, noneFailed)
 	tr.fault("an instance that is removed gets no more requests", func(t *testing.T) {
 		m.change("h4.hcl", m.at(`host "h4" { address = "127.0.X.14" }`))
 		tr.silent(t, "h4", 400)
