@@ -33,11 +33,12 @@ func Build(dir string, o configs.Options) Built {
 	if b.Diagnostics.HasErrors() {
 		return b
 	}
-	set := registry.Set{Name: policySet, Services: static.Services(b.Policy)}
+	var own static.Memo
+	set := registry.Set{Name: policySet, Services: own.Services(b.Policy)}
 	b.Catalog = registry.Merge(nil, []registry.Set{set}, nil)
 	view, diags := mesh.Resolve(nil, b.Catalog, b.Policy)
 	b.View = view
-	b.Diagnostics = append(b.Diagnostics, loader.Locate(diags)...)
+	b.Diagnostics = append(b.Diagnostics, loader.Locate(append(disputes(own.Diagnostics(), b.Catalog), diags...))...)
 	if b.Diagnostics.HasErrors() {
 		return b
 	}
@@ -60,6 +61,16 @@ func foreign(m *configs.Mesh, trustDomain string) configs.Diagnostic {
 	return configs.NewDiagnostic(configs.Error, "W3002", m.Origin,
 		fmt.Sprintf("the trust domain is %s, but the server's CA was made for %s", m.TrustDomain, trustDomain),
 		"The trust domain of a mesh cannot be changed. Write trust_domain = \""+trustDomain+"\", or start a new server with an empty state_dir.")
+}
+
+// disputes lists what the blocks of the policy folder disagree about, and what the registries do. One word of each
+// dispute is in force, so these are warnings.
+func disputes(own configs.Diagnostics, c *registry.Catalog) configs.Diagnostics {
+	out := slices.Clone(own)
+	for _, d := range c.Diagnostics() {
+		out = append(out, configs.NewDiagnostic(configs.Warning, d.Code, d.Origin, d.Summary, d.Detail))
+	}
+	return warnings(out)
 }
 
 // warnings lowers errors to warnings: what was wrong with a policy that is in force all the same.

@@ -19,15 +19,17 @@ const maxWarned = 10
 
 // round is the loop goroutine's own state: what the stages last made.
 type round struct {
-	l       *Loop
-	loader  *configs.Loader
-	own     static.Memo         // the policy folder's services, pointers kept
-	pending *configs.Policy     // loads, but names what no registry knows: tried again when the world changes
-	read    configs.Diagnostics // the warnings with which it was loaded
-	loaded  configs.Diagnostics // the warnings with which the policy in force was loaded
-	refused configs.Diagnostics // why the folder's policy is not in force; none: it is
-	warned  configs.Diagnostics // about what is in force
-	state   State
+	l        *Loop
+	loader   *configs.Loader
+	own      static.Memo         // the policy folder's services, pointers kept
+	declared []*registry.Service // what it gave last
+	disputed configs.Diagnostics // what their blocks disagree about
+	pending  *configs.Policy     // loads, but names what no registry knows: tried again when the world changes
+	read     configs.Diagnostics // the warnings with which it was loaded
+	loaded   configs.Diagnostics // the warnings with which the policy in force was loaded
+	refused  configs.Diagnostics // why the folder's policy is not in force; none: it is
+	warned   configs.Diagnostics // about what is in force
+	state    State
 }
 
 func newRound(l *Loop) (*round, error) {
@@ -138,10 +140,15 @@ func (r *round) show(diags configs.Diagnostics) {
 func (r *round) build(policy *configs.Policy) (*State, configs.Diagnostics) {
 	next := r.state
 	next.Policy = policy
-	sets := append([]registry.Set{{Name: policySet, Services: r.own.Services(policy)}}, r.l.o.Registries.Sets()...)
+	services := r.own.Services(policy)
+	if !slices.Equal(services, r.declared) {
+		r.declared, r.disputed = services, r.own.Diagnostics()
+	}
+	sets := append([]registry.Set{{Name: policySet, Services: services}}, r.l.o.Registries.Sets()...)
 	next.Catalog = registry.Merge(r.state.Catalog, sets, r.health())
 	var diags configs.Diagnostics
 	next.View, diags = mesh.Resolve(r.state.View, next.Catalog, policy)
+	diags = append(disputes(r.disputed, next.Catalog), diags...)
 	out, err := translator.Translate(r.state.Output, next.View)
 	if err != nil {
 		return nil, append(diags, untranslatable(err))
