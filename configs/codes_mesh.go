@@ -57,4 +57,7 @@ var meshCodes = []Code{
 	{"W2018", "subset without endpoints",
 		"The service has endpoints, but none has all the labels of the subset. Requests to the subset are answered 503 until one comes. A warning.",
 		"Correct the labels of the subset, or the metadata of the endpoints. If the endpoints are still to come, there is nothing to do."},
+	{"W2019", "workload with another protocol",
+		"A workload is declared with TCP at a port where its service speaks HTTP, or the other way round. It is left out of the service's endpoints: its callers could not understand it. A warning.",
+		"Declare the same protocol for the port wherever the service is registered."},
 }

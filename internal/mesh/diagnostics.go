@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -35,6 +36,7 @@ const (
 	codePortNotServed        = "W2016"
 	codeNoMeshPort           = "W2017"
 	codeEmptySubset          = "W2018"
+	codeOtherProtocol        = "W2019"
 )
 
 // note is a diagnostic of one thing. What is suggested for a name that nobody knows depends on all others, so it
@@ -279,6 +281,11 @@ func sameBind(host string, first, second claim) note {
 func foreignWorkload(s *registry.Service, e *registry.Endpoint, w *registry.Workload) note {
 	return warn(codeForeignWorkload, s.Origin, fmt.Sprintf("endpoint %s of service %q is the workload %s, which has another identity or port", e, short(s.Name), w.Key()),
 		fmt.Sprintf("The endpoint is left out: calling it in plaintext would go round the workload's identity. Remove it from its registry (%s), or register the workload as this service.", strings.Join(e.Sources, ", "))).at("service", "", "")
+}
+
+func otherProtocol(s *registry.Service, port registry.Port, w *Workload, own registry.Port) note {
+	return warn(codeOtherProtocol, cmp.Or(w.Origin, s.Origin), fmt.Sprintf("workload %s speaks %s at port %d, but the service %q speaks %s there", w.Key(), protocolOf(own), own.Number, short(s.Name), protocolOf(port)),
+		"The workload is left out: nobody could understand it. Declare the same protocol for the port wherever the service is registered.").at("service", "", "")
 }
 
 func sameAddress(s *registry.Service, first, second *placed) note {

@@ -30,11 +30,12 @@ func (r *resolver) placeEndpoints(s *registry.Service) *placement {
 		if e.ServicePort == 0 && e.Workload != nil {
 			continue // stands for a workload without ports, which only calls
 		}
-		if !slices.ContainsFunc(s.Ports, func(p registry.Port) bool { return p.Number == e.ServicePort }) {
+		i := slices.IndexFunc(s.Ports, func(p registry.Port) bool { return p.Number == e.ServicePort })
+		if i < 0 {
 			out.notes = append(out.notes, portNotServed(s, e))
 			continue
 		}
-		if p, ok := r.placeEndpoint(s, e, out); ok {
+		if p, ok := r.placeEndpoint(s, s.Ports[i], e, out); ok {
 			out.all = append(out.all, p)
 		}
 	}
@@ -52,7 +53,7 @@ func comparePlaced(a, b placed) int {
 	return 1
 }
 
-func (r *resolver) placeEndpoint(s *registry.Service, e *registry.Endpoint, out *placement) (placed, bool) {
+func (r *resolver) placeEndpoint(s *registry.Service, port registry.Port, e *registry.Endpoint, out *placement) (placed, bool) {
 	p := placed{from: e, Endpoint: Endpoint{
 		Address: e.Address, Port: e.Port, Weight: max(e.Weight, 1), Health: cmp.Or(e.Health, registry.Healthy), Locality: e.Locality,
 	}}
@@ -69,6 +70,12 @@ func (r *resolver) placeEndpoint(s *registry.Service, e *registry.Endpoint, out 
 	}
 	if w == nil {
 		return p, true
+	}
+	for _, own := range w.Ports {
+		if own.Number == port.Number && protocolOf(own.Port).IsHTTP() != protocolOf(port).IsHTTP() {
+			out.notes = append(out.notes, otherProtocol(s, port, w, own.Port))
+			return p, false
+		}
 	}
 	p.workload = w.Key()
 	p.Address, p.Port, p.MTLS = w.Host.Address, w.MeshPort, true

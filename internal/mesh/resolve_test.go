@@ -146,6 +146,10 @@ func TestEveryDiagnostic(t *testing.T) {
 			e := w.services[web].Endpoints[1]
 			e.Address, e.Workload.Host.Address = addressOf("h1"), addressOf("h1")
 		}},
+		{codeOtherProtocol, `workload h2/default/web speaks tcp at port 80, but the service "web" speaks http there`, func(w *world) {
+			w.services[web] = service(web, "h1", "h2")
+			w.services[web].Endpoints[1].Workload.Ports[0].Protocol = registry.TCP
+		}},
 		{codePortNotServed, `endpoint 10.0.0.1:80 is for port 81 of service "web", which it does not have`, func(w *world) {
 			w.services[web].Endpoints[0].ServicePort = 81
 		}},
