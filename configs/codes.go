@@ -73,9 +73,12 @@ const (
 	codeSymlink        = "W1403"
 	codeTooBig         = "W1404"
 	codeUTF8           = "W1405"
-	codeNoPolicy       = "W1406"
+	codeNoPolicy       = NoPolicyFiles
 	codeNamespaceTwice = "W1407"
 )
+
+// NoPolicyFiles is the code of a warning that a folder holds no files. Who does not need any can leave it out.
+const NoPolicyFiles = "W1406"
 
 // Explain returns the explanation of a code, and false if there is no such code.
 func Explain(code string) (Code, bool) {

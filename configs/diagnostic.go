@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Severity says whether a diagnostic refuses the input.
@@ -71,6 +72,36 @@ func (d Diagnostic) Origin() string {
 	return fmt.Sprintf("%s:%d:%d", d.File, d.Line, d.Column)
 }
 
+// What Bounded leaves of a diagnostic.
+const (
+	maxCode    = 16  // bytes
+	maxSummary = 512 // bytes
+	maxDetail  = 2 << 10
+	maxPlace   = 1 << 30 // of a line, column or length
+)
+
+// Bounded returns the diagnostic as it may be kept for others and shown to them, whoever made it: long texts are cut,
+// and nothing in it is what a terminal would obey.
+func (d Diagnostic) Bounded() Diagnostic {
+	if d.Severity != Warning {
+		d.Severity = Error
+	}
+	cut := func(s *string, n int) {
+		*s = harmless((*s)[:min(len(*s), n)], "\t")
+	}
+	cut(&d.Code, maxCode)
+	cut(&d.Summary, maxSummary)
+	cut(&d.Detail, maxDetail)
+	cut(&d.File, maxSummary)
+	cut(&d.Context, maxSummary)
+	cut(&d.Snippet, maxSnippet*utf8.UTFMax)
+	for _, n := range []*int{&d.Line, &d.Column, &d.Length, &d.SnippetColumn} {
+		*n = min(max(*n, 0), maxPlace)
+	}
+	d.Part = Part{}
+	return d
+}
+
 // String returns the diagnostic on one line, with nothing in it that a terminal would obey.
 func (d Diagnostic) String() string {
 	s := fmt.Sprintf("%s %s: %s", d.Severity, d.Code, d.Summary)
@@ -131,6 +162,13 @@ func (ds Diagnostics) WriteText(w io.Writer, color bool) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// Text returns what WriteText writes without colours, for a log.
+func (ds Diagnostics) Text() string {
+	var b strings.Builder
+	_ = ds.WriteText(&b, false) // a Builder takes everything
+	return strings.TrimSpace(b.String())
 }
 
 func (d Diagnostic) writeText(b *strings.Builder, color bool) {

@@ -102,7 +102,10 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, base 
 		return nil, err
 	}
 	s.registry = registry.NewAggregator(registry.Options{Log: log, OnChange: func() { s.loop.Nudge() }})
-	s.registrar, err = api.NewRegistrar(api.RegistrarOptions{Log: log, Store: s.store, OnHealth: func() { s.loop.Nudge() }})
+	s.registrar, err = api.NewRegistrar(api.RegistrarOptions{
+		Log: log, Store: s.store, OnHealth: func() { s.loop.Nudge() },
+		Report: func(ds []registry.Diagnostic) { s.registry.Report(meshRegistry, ds) },
+	})
 	if err != nil {
 		return nil, err
 	}

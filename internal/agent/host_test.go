@@ -329,7 +329,7 @@ host "h1" {
 	// A file that breaks takes nothing back, not even when the agent starts again.
 	write(t, file, "service {")
 	w.wait("the diagnostic", func() error {
-		if !strings.Contains(w.log.String(), "place=stray.hcl:1") {
+		if !strings.Contains(w.log.String(), "on stray.hcl:1") {
 			return fmt.Errorf("it is not in the log")
 		}
 		return nil

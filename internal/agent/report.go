@@ -158,7 +158,7 @@ func (r *reporter) complete(f facts) bool {
 
 // report makes the whole report, with every workload of the plan.
 func (r *reporter) report(f facts) *apipb.ReportRequest {
-	out := &apipb.ReportRequest{Address: r.address, Registrations: f.local.list}
+	out := &apipb.ReportRequest{Address: r.address, Registrations: f.local.list, Unknown: f.local.unknown, Problems: f.local.problems}
 	now := map[workload]health{}
 	for _, w := range f.plan.GetWorkloads() {
 		key := workloadOf(w)

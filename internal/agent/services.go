@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,8 +18,11 @@ import (
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 )
 
-// servicesFile keeps the last good registrations, for an agent that starts while the folder is not good.
+// servicesFile keeps the last good registrations, for an agent that starts while the folder does not load.
 const servicesFile = "services.json"
+
+// codeForeign is the code of what is declared for another host. configs.Explain has its text.
+const codeForeign = "W5001"
 
 // services are the workloads that files on the host itself declare.
 type services struct {
@@ -32,7 +36,14 @@ type services struct {
 
 // registrations are complete. Immutable.
 type registrations struct {
-	list []*apipb.Registration
+	list     []*apipb.Registration
+	unknown  bool   // the folder cannot be read, nor what it said before
+	problems []byte // configs.Diagnostics as JSON; empty: none
+}
+
+func (r *registrations) equal(o *registrations) bool {
+	return o != nil && r.unknown == o.unknown && bytes.Equal(r.problems, o.problems) &&
+		slices.EqualFunc(r.list, o.list, func(a, b *apipb.Registration) bool { return proto.Equal(a, b) })
 }
 
 func newServices(log *slog.Logger, dir, keep string) *services {
@@ -52,24 +63,28 @@ func (s *services) run(ctx context.Context) error {
 
 // load reads the folder. One that is missing holds nothing.
 func (s *services) load() {
-	var found []*apipb.Registration
+	now := new(registrations)
+	var diags configs.Diagnostics
 	if _, err := os.Stat(s.dir); !errors.Is(err, fs.ErrNotExist) {
-		policy, diags := s.loader.LoadServices(s.dir)
-		s.say(diags)
-		if diags.HasErrors() {
-			s.restore()
-			return
-		}
-		if found, err = s.registrations(policy); err != nil {
-			s.log.Error("cannot register the services", "folder", s.dir, "error", err)
-			return
-		}
+		now.list, diags = s.read()
 	}
-	if old := s.held.Now(); old != nil && slices.EqualFunc(old.list, found, func(a, b *apipb.Registration) bool { return proto.Equal(a, b) }) {
+	if diags.HasErrors() {
+		now.list, now.unknown = s.lastGood()
+	}
+	var err error
+	if now.problems, err = problems(s.dir, diags); err != nil {
+		s.log.Error("report what is wrong with the services", "error", err)
+	}
+	s.say(diags)
+	old := s.held.Now()
+	if now.equal(old) {
 		return
 	}
-	s.held.Set(&registrations{found})
-	text, err := json.Marshal(found)
+	s.held.Set(now)
+	if diags.HasErrors() {
+		return
+	}
+	text, err := json.Marshal(now.list)
 	if err == nil {
 		err = writeFile(s.keep, text)
 	}
@@ -78,58 +93,77 @@ func (s *services) load() {
 	}
 }
 
-// restore takes what an earlier agent registered, if this one has nothing yet.
-func (s *services) restore() {
-	if s.held.Now() != nil {
-		return
+// lastGood returns what this agent registered, or the one before it, and whether that is unknown.
+func (s *services) lastGood() (list []*apipb.Registration, unknown bool) {
+	if old := s.held.Now(); old != nil {
+		return old.list, old.unknown
 	}
 	text, err := os.ReadFile(s.keep)
-	if err != nil {
-		return // nothing was registered, or it cannot be known: the server keeps what it has
+	if err == nil {
+		err = json.Unmarshal(text, &list)
 	}
-	r := new(registrations)
-	if json.Unmarshal(text, &r.list) == nil {
-		s.held.Set(r)
-	}
+	return list, err != nil
 }
 
-// registrations turns the folder's services into what the server is told.
-func (s *services) registrations(p *configs.Policy) ([]*apipb.Registration, error) {
-	for _, h := range p.Hosts {
-		s.log.Warn("a host block has no place here and is ignored", "place", h.Origin)
+// maxProblems bounds what is reported; the log has all.
+const maxProblems = 10
+
+// problems makes of diagnostics what the server is told.
+func problems(dir string, ds configs.Diagnostics) ([]byte, error) {
+	if len(ds) == 0 {
+		return nil, nil
+	}
+	ds = slices.Clone(ds[:min(len(ds), maxProblems)])
+	for i, d := range ds {
+		d.File = filepath.Join(dir, d.File)
+		ds[i] = d.Bounded()
+	}
+	return json.Marshal(ds)
+}
+
+// read turns the folder's services into what the server is told. That most hosts have none is no problem.
+func (s *services) read() ([]*apipb.Registration, configs.Diagnostics) {
+	policy, diags := s.loader.LoadServices(s.dir)
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	diags = slices.DeleteFunc(slices.Clone(diags), func(d configs.Diagnostic) bool { return d.Code == configs.NoPolicyFiles })
+	var foreign configs.Diagnostics
+	ignored := func(kind, name, origin string) {
+		d := configs.NewDiagnostic(configs.Warning, codeForeign, origin, fmt.Sprintf("%s %q is no workload of this host and is ignored", kind, name),
+			"An agent registers the workloads of its own host: services without endpoint blocks. Others belong into the policy folder, or into that of a static registry.")
+		foreign = append(foreign, d.At(configs.Part{Block: kind}))
+	}
+	for _, h := range policy.Hosts {
+		ignored("host", h.Name, h.Origin)
 	}
 	var out []*apipb.Registration
-	for _, x := range p.Services {
+	for _, x := range policy.Services {
 		if len(x.Endpoints) > 0 {
-			s.log.Warn("a service with endpoint blocks is no workload of this host and is ignored", "service", x.Name, "place", x.Origin)
+			ignored("service", x.Name, x.Origin)
 			continue
 		}
-		body, err := json.Marshal(x)
-		if err != nil {
-			return nil, fmt.Errorf("service %s: %w", x.Name, err)
-		}
+		body, _ := json.Marshal(x) // plain data: it cannot fail
 		out = append(out, &apipb.Registration{
 			Namespace: x.Namespace, Service: x.Name, Instance: x.Instance, Body: body, Origin: filepath.Join(s.dir, x.Origin),
 		})
 	}
-	return out, nil
+	return out, append(diags, s.loader.Locate(foreign)...)
 }
 
 // say logs what is wrong with the folder, once.
 func (s *services) say(diags configs.Diagnostics) {
-	text := ""
-	for _, d := range diags {
-		text += d.String() + "\n"
-	}
+	text := diags.Text()
 	if text == s.said {
 		return
 	}
 	s.said = text
-	for _, d := range diags {
-		level := slog.LevelError
-		if d.Severity == configs.Warning {
-			level = slog.LevelWarn
-		}
-		s.log.Log(context.Background(), level, d.Summary, "code", d.Code, "place", d.Origin(), "detail", d.Detail)
+	switch {
+	case text == "":
+		s.log.Info("the services are valid again", "folder", s.dir)
+	case diags.HasErrors():
+		s.log.Error("services rejected, those registered before stay\n" + text)
+	default:
+		s.log.Warn("services registered with warnings\n" + text)
 	}
 }

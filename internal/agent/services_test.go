@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 )
 
@@ -22,7 +24,7 @@ func TestAFolderThatBreaksKeepsTheLastGoodRegistrations(t *testing.T) {
 	}
 	names := func(s *services) string {
 		r := s.held.Now()
-		if r == nil {
+		if r.unknown {
 			return "nothing known"
 		}
 		var out []string
@@ -49,8 +51,8 @@ service "outside" {
 	if got := names(s); got != "reviews from services.d/a.hcl:2" {
 		t.Errorf("a good folder: %q", got)
 	}
-	if !strings.Contains(book.String(), "service=outside") {
-		t.Error("nothing was said of the service that is no workload")
+	if got := problemsOf(t, s); !strings.Contains(got, `W5001: service "outside" is no workload of this host`) || strings.Count(book.String(), "outside") == 0 {
+		t.Errorf("of the service that is no workload: %q", got)
 	}
 	write(t, filepath.Join(folder, "a.hcl"), `service "reviews" {`)
 	s.load()
@@ -58,8 +60,11 @@ service "outside" {
 	if got := names(s); got != "reviews from services.d/a.hcl:2" {
 		t.Errorf("after the file broke: %q", got)
 	}
-	if n := strings.Count(book.String(), "level=ERROR"); n == 0 || n > 2 {
+	if n := strings.Count(book.String(), "level=ERROR"); n != 1 {
 		t.Errorf("it was said %d times", n)
+	}
+	if got := problemsOf(t, s); !strings.HasPrefix(got, folder+"/a.hcl:1:") || !strings.Contains(got, "error W1001") {
+		t.Errorf("the server is told %q", got)
 	}
 	next := start()
 	if got := names(next); got != "reviews from services.d/a.hcl:2" {
@@ -78,7 +83,28 @@ service "outside" {
 		t.Fatal(err)
 	}
 	s.load()
-	if got := names(s); got != "" {
+	if got := names(s) + problemsOf(t, s); got != "" {
 		t.Errorf("an empty folder: %q", got)
 	}
+	if !strings.Contains(book.String(), "valid again") {
+		t.Error("nothing was said of the folder being valid again")
+	}
+}
+
+// problemsOf lists what the server is told.
+func problemsOf(t *testing.T, s *services) string {
+	t.Helper()
+	text := s.held.Now().problems
+	if len(text) == 0 {
+		return ""
+	}
+	var ds configs.Diagnostics
+	if err := json.Unmarshal(text, &ds); err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, d := range ds {
+		out = append(out, d.String())
+	}
+	return strings.Join(out, "\n")
 }

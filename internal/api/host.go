@@ -38,7 +38,9 @@ type said struct {
 	meshPort      uint16
 	registrations []registration // sorted by key, without repeats
 	malformed     []refusal
-	health        []store.Health // sorted by key
+	unknown       bool                  // the agent cannot read its declarations: the registrations are those of before
+	problems      []registry.Diagnostic // what is wrong with them
+	health        []store.Health        // sorted by key
 }
 
 // host is what is known of a node. Registrar.mu guards it.
@@ -69,8 +71,13 @@ func (h *host) restore(kept store.Report) error {
 	return nil
 }
 
-// with returns next; its registrations that were there before keep their service's pointer.
+// with returns next, with the registrations of before if it has none of its own. Those that were there before keep
+// their service's pointer.
 func (old said) with(next said) said {
+	if next.unknown {
+		next.registrations, next.malformed = old.registrations, old.malformed
+		return next
+	}
 	i := 0
 	for j := range next.registrations {
 		n := &next.registrations[j]

@@ -23,6 +23,8 @@ type RegistrarOptions struct {
 	Store *store.Store // required
 	// OnHealth is called after Health has another answer. It must not block. Nil: nobody listens.
 	OnHealth func()
+	// Report is told what is wrong with what agents declare, whenever that changes. Nil: nobody listens.
+	Report func([]registry.Diagnostic)
 }
 
 // Registrar is the mesh's own registry: what agents register, as far as it was granted, and what they say of their
@@ -39,6 +41,7 @@ type Registrar struct {
 	services []*registry.Service // replaced, never changed
 	health   registry.HealthMap  // likewise
 	unsaved  map[string]bool     // hosts whose report the store does not have
+	untold   bool                // Report may have to be told something
 }
 
 // NewRegistrar makes a Registrar with what the store has.
@@ -82,12 +85,13 @@ func (r *Registrar) host(node string) *host {
 func (r *Registrar) Run(ctx context.Context, publish func([]*registry.Service)) error {
 	last, first := []*registry.Service(nil), true
 	for {
-		r.mu.Lock()
-		now := r.services
-		r.mu.Unlock()
+		now, problems, news := r.news()
 		if first || !same(now, last) {
 			publish(now)
 			last, first = now, false
+		}
+		if news && r.o.Report != nil {
+			r.o.Report(problems)
 		}
 		if err := r.save(); err != nil {
 			return err
@@ -98,6 +102,16 @@ func (r *Registrar) Run(ctx context.Context, publish func([]*registry.Service)) 
 			return r.save()
 		}
 	}
+}
+
+// news returns the services, and what is wrong with what agents declare if that may have changed since the last call.
+func (r *Registrar) news() (services []*registry.Service, problems []registry.Diagnostic, news bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.untold {
+		r.untold, news, problems = false, true, r.problems()
+	}
+	return r.services, problems, news
 }
 
 func same(a, b []*registry.Service) bool {
@@ -197,6 +211,7 @@ func (r *Registrar) rebuild() {
 	}
 	slices.SortFunc(p.Hosts, func(a, b *configs.Host) int { return strings.Compare(a.Name, b.Name) })
 	r.services = r.memo.Services(&p)
+	r.untold = true
 	r.poke()
 }
 
@@ -223,6 +238,10 @@ func (r *Registrar) take(node string, stream uint64, said said) (sick bool, refu
 		h.said.health = said.health
 		h.putHealth(next)
 		r.health = next
+	}
+	if !slices.Equal(h.said.problems, said.problems) {
+		r.untold = true
+		r.poke()
 	}
 	h.said = h.said.with(said)
 	if r.judge(h) {

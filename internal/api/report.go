@@ -112,7 +112,7 @@ func response(refused []refusal) *apipb.ReportResponse {
 // parseReport reads a report. What is wrong with one registration is a refusal; an error is a report that as a
 // whole is not to be used.
 func parseReport(who *Peer, req *apipb.ReportRequest) (said, error) {
-	out := said{peer: who.Address}
+	out := said{peer: who.Address, unknown: req.GetUnknown()}
 	if a := req.GetAddress(); a != "" {
 		claimed, err := netip.ParseAddr(a)
 		if err != nil || !machine(claimed.Unmap()) {
@@ -141,6 +141,9 @@ func parseReport(who *Peer, req *apipb.ReportRequest) (said, error) {
 	}
 	out.dedupe()
 	var err error
+	if out.problems, err = parseProblems(who.Node, req.GetProblems()); err != nil {
+		return said{}, err
+	}
 	out.health, err = parseHealth(req.GetHealth())
 	return out, err
 }

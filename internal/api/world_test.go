@@ -74,6 +74,7 @@ type world struct {
 
 	sets   chan []*registry.Service // what the registrar publishes
 	health chan struct{}            // has an element after the health changed
+	wrong  chan []registry.Diagnostic
 	stop   []func()
 }
 
@@ -97,7 +98,11 @@ func (w *world) start() {
 	}
 	log := slog.New(slog.DiscardHandler)
 	w.health = make(chan struct{}, 1)
-	w.registrar, err = NewRegistrar(RegistrarOptions{Log: log, Store: w.store, OnHealth: func() { poke(w.health) }})
+	wrong := make(chan []registry.Diagnostic, 1000)
+	w.wrong = wrong
+	w.registrar, err = NewRegistrar(RegistrarOptions{
+		Log: log, Store: w.store, OnHealth: func() { poke(w.health) }, Report: func(ds []registry.Diagnostic) { wrong <- ds },
+	})
 	if err != nil {
 		w.t.Fatal(err)
 	}

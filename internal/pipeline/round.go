@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/wattle-mesh/wattle/configs"
@@ -96,9 +95,9 @@ func (r *round) refuse(diags configs.Diagnostics) {
 	case len(diags) == 0:
 		r.l.o.Log.Info("the policy folder is valid again")
 	case r.state.Policy == nil:
-		r.l.o.Log.Error("policy rejected, none is in force yet\n" + text(r.refused))
+		r.l.o.Log.Error("policy rejected, none is in force yet\n" + r.refused.Text())
 	default:
-		r.l.o.Log.Error(fmt.Sprintf("policy rejected, revision %d stays in force\n%s", r.state.Revision, text(r.refused)))
+		r.l.o.Log.Error(fmt.Sprintf("policy rejected, revision %d stays in force\n%s", r.state.Revision, r.refused.Text()))
 	}
 }
 
@@ -114,14 +113,7 @@ func (r *round) warn(diags configs.Diagnostics, revision uint64) {
 	if n := len(news) - maxWarned; n > 0 {
 		news, more = news[:maxWarned], fmt.Sprintf("\n\nand %d more: see wattle status", n)
 	}
-	r.l.o.Log.Warn(fmt.Sprintf("revision %d is in force with warnings\n%s%s", revision, text(news), more))
-}
-
-// text is how diagnostics stand in the log.
-func text(ds configs.Diagnostics) string {
-	var b strings.Builder
-	_ = ds.WriteText(&b, false) // a Builder takes everything
-	return strings.TrimSpace(b.String())
+	r.l.o.Log.Warn(fmt.Sprintf("revision %d is in force with warnings\n%s%s", revision, news.Text(), more))
 }
 
 // show publishes the state with what is wrong; if that is nothing, with the warnings of what is in force.

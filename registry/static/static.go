@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"path/filepath"
+	"slices"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/gohcl"
@@ -67,14 +68,23 @@ func (s *Source) Run(ctx context.Context, publish func([]*registry.Service)) err
 
 // tell reports what is wrong with the files.
 func (s *Source) tell(ds configs.Diagnostics) {
+	ds = slices.Clone(ds)
+	for i := range ds {
+		ds[i].File = filepath.Join(s.name, ds[i].File)
+	}
+	s.report(Diagnostics(ds))
+}
+
+// Diagnostics turns what is wrong with files into what is wrong with a registry.
+func Diagnostics(ds configs.Diagnostics) []registry.Diagnostic {
 	out := make([]registry.Diagnostic, len(ds))
 	for i, d := range ds {
 		out[i] = registry.Diagnostic{
 			Severity: registry.Severity(d.Severity), Code: d.Code, Summary: d.Summary, Detail: d.Detail,
-			Origin: filepath.Join(s.name, d.Origin()), Excerpt: excerpt(d),
+			Origin: d.Origin(), Excerpt: excerpt(d),
 		}
 	}
-	s.report(out)
+	return out
 }
 
 // excerpt returns the source line of a diagnostic, if it has one.

@@ -206,10 +206,14 @@ type ReportRequest struct {
 	// operator declared it.
 	Address  string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	MeshPort uint32 `protobuf:"varint,2,opt,name=mesh_port,json=meshPort,proto3" json:"mesh_port,omitempty"`
-	// The workloads declared on the host itself (services.d). Complete.
+	// The workloads declared on the host itself (services.d). Complete, unless unknown is set.
 	Registrations []*Registration `protobuf:"bytes,3,rep,name=registrations,proto3" json:"registrations,omitempty"`
 	// One entry for each workload of the plan. Complete: a workload without one takes no requests.
-	Health        []*HealthReport `protobuf:"bytes,4,rep,name=health,proto3" json:"health,omitempty"`
+	Health []*HealthReport `protobuf:"bytes,4,rep,name=health,proto3" json:"health,omitempty"`
+	// What is wrong with the declarations: configs.Diagnostics as JSON. Empty: nothing.
+	Problems []byte `protobuf:"bytes,5,opt,name=problems,proto3" json:"problems,omitempty"`
+	// The declarations cannot be read, and never could: what was registered before holds.
+	Unknown       bool `protobuf:"varint,6,opt,name=unknown,proto3" json:"unknown,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -270,6 +274,20 @@ func (x *ReportRequest) GetHealth() []*HealthReport {
 		return x.Health
 	}
 	return nil
+}
+
+func (x *ReportRequest) GetProblems() []byte {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetUnknown() bool {
+	if x != nil {
+		return x.Unknown
+	}
+	return false
 }
 
 type Registration struct {
@@ -552,12 +570,14 @@ const file_internal_api_apipb_agent_proto_rawDesc = "" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x14\n" +
 	"\x05roots\x18\x02 \x03(\fR\x05roots\x127\n" +
 	"\tnot_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12\x1a\n" +
-	"\bidentity\x18\x04 \x01(\tR\bidentity\"\xb6\x01\n" +
+	"\bidentity\x18\x04 \x01(\tR\bidentity\"\xec\x01\n" +
 	"\rReportRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1b\n" +
 	"\tmesh_port\x18\x02 \x01(\rR\bmeshPort\x12=\n" +
 	"\rregistrations\x18\x03 \x03(\v2\x17.wattle.v1.RegistrationR\rregistrations\x12/\n" +
-	"\x06health\x18\x04 \x03(\v2\x17.wattle.v1.HealthReportR\x06health\"\x8e\x01\n" +
+	"\x06health\x18\x04 \x03(\v2\x17.wattle.v1.HealthReportR\x06health\x12\x1a\n" +
+	"\bproblems\x18\x05 \x01(\fR\bproblems\x12\x18\n" +
+	"\aunknown\x18\x06 \x01(\bR\aunknown\"\x8e\x01\n" +
 	"\fRegistration\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
