@@ -95,7 +95,7 @@ func refusalLine(r api.Refusal) string {
 	if r.Instance != "" {
 		what += "/" + r.Instance
 	}
-	return fmt.Sprintf("Node %s: the registration of %s does not count: %s", r.Node, what, r.Reason)
+	return fmt.Sprintf("%s: the registration of %s does not count: %s", r.Origin, what, r.Reason)
 }
 
 func statusRows(s api.Status) [][]string {

@@ -32,7 +32,7 @@ func TestStatusShowsEverythingThatIsWrong(t *testing.T) {
 				{Severity: registry.Warning, Code: "W4103", Summary: "out of order", Source: "files"},
 			}},
 		},
-		Refused: []api.Refusal{{Node: "h1", Namespace: "shop", Service: "web", Instance: "b", Reason: "node h1 was not granted service shop/web"}},
+		Refused: []api.Refusal{{Node: "h1", Namespace: "shop", Service: "web", Instance: "b", Origin: "h1:web.hcl:3", Reason: "node h1 was not granted service shop/web"}},
 	}
 	var out bytes.Buffer
 	if err := writeStatus(&out, s, false); err != nil {
@@ -70,7 +70,7 @@ Warning W4103: out of order
 
   on registry "files":
 
-Node h1: the registration of shop/web/b does not count: node h1 was not granted service shop/web
+h1:web.hcl:3: the registration of shop/web/b does not count: node h1 was not granted service shop/web
 `
 	if d := cmp.Diff(want, out.String()); d != "" {
 		t.Error(d)

@@ -203,7 +203,7 @@ func (r *reporter) answer(resp *apipb.ReportResponse) {
 	now := resp.GetRefused()
 	for _, x := range now {
 		if !slices.ContainsFunc(r.refused, func(o *apipb.Refusal) bool { return proto.Equal(o, x) }) {
-			r.log.Error("the server refuses a registration", "service", x.GetNamespace()+"/"+x.GetService(), "instance", x.GetInstance(), "reason", x.GetReason())
+			r.log.Error("the server refuses a registration", "service", x.GetNamespace()+"/"+x.GetService(), "instance", x.GetInstance(), "place", x.GetOrigin(), "reason", x.GetReason())
 		}
 	}
 	r.refused = now

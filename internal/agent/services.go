@@ -160,10 +160,10 @@ func (s *services) say(diags configs.Diagnostics) {
 	s.said = text
 	switch {
 	case text == "":
-		s.log.Info("the services are valid again", "folder", s.dir)
+		s.log.Info("services in " + s.dir + " are valid again")
 	case diags.HasErrors():
-		s.log.Error("services rejected, those registered before stay\n" + text)
+		s.log.Error("services in " + s.dir + " rejected, those registered before stay\n" + text)
 	default:
-		s.log.Warn("services registered with warnings\n" + text)
+		s.log.Warn("services in " + s.dir + " registered with warnings\n" + text)
 	}
 }

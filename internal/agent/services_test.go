@@ -86,7 +86,7 @@ service "outside" {
 	if got := names(s) + problemsOf(t, s); got != "" {
 		t.Errorf("an empty folder: %q", got)
 	}
-	if !strings.Contains(book.String(), "valid again") {
+	if !strings.Contains(book.String(), "are valid again") {
 		t.Error("nothing was said of the folder being valid again")
 	}
 }

@@ -21,6 +21,7 @@ var errSuperseded = errors.New("a newer stream of this node reports")
 // refusal is a registration that does not count, and why.
 type refusal struct {
 	namespace, service, instance string
+	origin                       string // "h1:/etc/wattle/services.d/web.hcl:3"
 	reason                       string
 }
 
@@ -122,7 +123,7 @@ func (h *host) judge(p *configs.Policy) bool {
 			err = notGranted(h.name, g.Namespace, g.Name)
 		}
 		if err != nil {
-			refused = append(refused, refusal{g.Namespace, g.Name, g.Instance, err.Error()})
+			refused = append(refused, refusal{g.Namespace, g.Name, g.Instance, g.Origin, err.Error()})
 			continue
 		}
 		next.Services = append(next.Services, g.Service)

@@ -151,10 +151,10 @@ func TestStatusNamesRefusedRegistrations(t *testing.T) {
 	s.admit("h1")
 	s.admit("h2")
 	stream, _ := s.registrar.open("h2")
-	if _, err := s.registrar.report("h2", stream, said{malformed: []refusal{{"shop", "web\x1b[2J", "b", "no such port"}}}); err != nil {
+	if _, err := s.registrar.report("h2", stream, said{malformed: []refusal{{"shop", "web\x1b[2J", "b", "h2:web.hcl:3", "no such port"}}}); err != nil {
 		t.Fatal(err)
 	}
-	want := []Refusal{{"h2", "shop", "web[2J", "b", "no such port"}} // nothing that moves a terminal's cursor
+	want := []Refusal{{"h2", "shop", "web[2J", "b", "h2:web.hcl:3", "no such port"}} // nothing that moves a terminal's cursor
 	if st, err := s.client.Status(t.Context()); err != nil || !slices.Equal(st.Refused, want) {
 		t.Errorf("status: %+v, %v", st.Refused, err)
 	}

@@ -104,7 +104,7 @@ func receive(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb.ReportRe
 func response(refused []refusal) *apipb.ReportResponse {
 	out := &apipb.ReportResponse{}
 	for _, r := range refused {
-		out.Refused = append(out.Refused, &apipb.Refusal{Namespace: r.namespace, Service: r.service, Instance: r.instance, Reason: r.reason})
+		out.Refused = append(out.Refused, &apipb.Refusal{Namespace: r.namespace, Service: r.service, Instance: r.instance, Origin: r.origin, Reason: r.reason})
 	}
 	return out
 }
@@ -134,7 +134,7 @@ func parseReport(who *Peer, req *apipb.ReportRequest) (said, error) {
 			kept, err = stored(s)
 		}
 		if err != nil {
-			out.malformed = append(out.malformed, refusal{clip(r.GetNamespace(), 64), clip(r.GetService(), 64), clip(r.GetInstance(), 128), err.Error()})
+			out.malformed = append(out.malformed, refusal{clip(r.GetNamespace(), 64), clip(r.GetService(), 64), clip(r.GetInstance(), 128), origin(who.Node, r.GetOrigin()), err.Error()})
 			continue
 		}
 		out.registrations = append(out.registrations, registration{Service: s, kept: kept})
@@ -155,7 +155,7 @@ func (s *said) dedupe() {
 		if a.compare(b) != 0 {
 			return false
 		}
-		s.malformed = append(s.malformed, refusal{b.Namespace, b.Name, b.Instance, fmt.Sprintf("it is registered twice; the first one, %s, counts", a.Origin)})
+		s.malformed = append(s.malformed, refusal{b.Namespace, b.Name, b.Instance, b.Origin, fmt.Sprintf("it is registered twice; the first one, %s, counts", a.Origin)})
 		return true
 	})
 }

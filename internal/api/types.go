@@ -79,12 +79,13 @@ type Refusal struct {
 	Namespace string `json:"namespace"`
 	Service   string `json:"service"`
 	Instance  string `json:"instance,omitempty"`
+	Origin    string `json:"origin"` // where the agent read it: "h1:/etc/wattle/services.d/web.hcl:3"
 	Reason    string `json:"reason"` // and what to do about it
 }
 
 // shown is a refusal as people see it. What an agent calls its registrations may be anything.
 func (r refusal) shown(node string) Refusal {
-	return Refusal{node, printable(r.namespace), printable(r.service), printable(r.instance), printable(r.reason)}
+	return Refusal{node, printable(r.namespace), printable(r.service), printable(r.instance), printable(r.origin), printable(r.reason)}
 }
 
 // Nodes is the answer of GET /v1/nodes, sorted by name.

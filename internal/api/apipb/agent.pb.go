@@ -493,6 +493,7 @@ type Refusal struct {
 	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
 	Instance      string                 `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
 	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Origin        string                 `protobuf:"bytes,5,opt,name=origin,proto3" json:"origin,omitempty"` // where the node read it, after the node's name
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -555,6 +556,13 @@ func (x *Refusal) GetReason() string {
 	return ""
 }
 
+func (x *Refusal) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
 var File_internal_api_apipb_agent_proto protoreflect.FileDescriptor
 
 const file_internal_api_apipb_agent_proto_rawDesc = "" +
@@ -591,12 +599,13 @@ const file_internal_api_apipb_agent_proto_rawDesc = "" +
 	"\ahealthy\x18\x04 \x01(\bR\ahealthy\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\">\n" +
 	"\x0eReportResponse\x12,\n" +
-	"\arefused\x18\x01 \x03(\v2\x12.wattle.v1.RefusalR\arefused\"u\n" +
+	"\arefused\x18\x01 \x03(\v2\x12.wattle.v1.RefusalR\arefused\"\x8d\x01\n" +
 	"\aRefusal\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\tR\binstance\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason2\xbb\x01\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06origin\x18\x05 \x01(\tR\x06origin2\xbb\x01\n" +
 	"\x04Node\x127\n" +
 	"\x04Join\x12\x16.wattle.v1.JoinRequest\x1a\x17.wattle.v1.SignResponse\x127\n" +
 	"\x04Sign\x12\x16.wattle.v1.SignRequest\x1a\x17.wattle.v1.SignResponse\x12A\n" +
