@@ -170,9 +170,9 @@ type TrafficPolicy struct {
 	OutlierDetection *OutlierDetection `json:"outlier_detection,omitempty"`
 }
 
-// LoadBalancer picks an endpoint. Exactly one of Simple and ConsistentHash is set.
+// LoadBalancer picks an endpoint. At most one of Simple and ConsistentHash is set.
 type LoadBalancer struct {
-	Simple         string          `json:"simple,omitempty"` // "round_robin", "least_request", "random"; default least_request
+	Simple         string          `json:"simple,omitempty"` // "round_robin", "least_request", "random"; default least_request for HTTP, round_robin for TCP
 	ConsistentHash *ConsistentHash `json:"consistent_hash,omitempty"`
 }
 

@@ -64,19 +64,16 @@ func trafficBlocks[T any](at func(*T) *TrafficPolicy) []child[T] {
 }
 
 var loadBalancerBlock = newBlock(block[LoadBalancer]{
-	doc: "How an endpoint is chosen. Either simple or consistent_hash is given.",
+	doc: "How an endpoint is chosen. At most one of simple and consistent_hash is given.",
 	attrs: []attr[LoadBalancer]{
 		field("simple", oneOf("round_robin", "least_request", "random"), func(l *LoadBalancer) *string { return &l.Simple },
-			"`least_request` takes the endpoint with fewer requests of two that are picked at random, `round_robin` one after the other, `random` any.").orText("`\"least_request\"`"),
+			"`least_request` takes the endpoint with fewer requests of two that are picked at random, `round_robin` one after the other, `random` any.").orText("`\"least_request\"` for HTTP, `\"round_robin\"` for TCP"),
 	},
 	blocks: []child[LoadBalancer]{
 		one("consistent_hash", consistentHashBlock, func(l *LoadBalancer) **ConsistentHash { return &l.ConsistentHash }, "Requests with the same key go to the same endpoint."),
 	},
 	finish: func(d *decoder, l *LoadBalancer) {
-		switch {
-		case l.ConsistentHash == nil && l.Simple == "":
-			l.Simple = "least_request"
-		case l.ConsistentHash != nil && l.Simple != "":
+		if l.ConsistentHash != nil && l.Simple != "" {
 			d.failFrame(d.frame, codeExactlyOne, "load_balancer has both simple and consistent_hash", "Remove one of them.")
 		}
 	},

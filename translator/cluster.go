@@ -117,17 +117,17 @@ func circuitBreakers(pool *configs.ConnectionPool) *clusterv3.CircuitBreakers {
 // loadBalancing says how an endpoint is picked. Unless the policy says it, TCP goes round: the least busy endpoint may be
 // a dead one, and another attempt must not lead back to it.
 func (p *packer) loadBalancing(protocol registry.Protocol, lb *configs.LoadBalancer) *clusterv3.LoadBalancingPolicy {
+	if lb == nil {
+		lb = new(configs.LoadBalancer)
+	}
 	name, config := "least_request", proto.Message(&leastv3.LeastRequest{})
 	switch {
-	case lb == nil && protocol.IsHTTP():
-	case lb == nil:
-		name, config = "round_robin", &roundv3.RoundRobin{}
 	case lb.ConsistentHash != nil:
 		name, config = "ring_hash", ringHash(lb.ConsistentHash)
-	case lb.Simple == "round_robin":
-		name, config = "round_robin", &roundv3.RoundRobin{}
 	case lb.Simple == "random":
 		name, config = "random", &randomv3.Random{}
+	case lb.Simple == "round_robin", lb.Simple == "" && !protocol.IsHTTP():
+		name, config = "round_robin", &roundv3.RoundRobin{}
 	}
 	return &clusterv3.LoadBalancingPolicy{Policies: []*clusterv3.LoadBalancingPolicy_Policy{
 		{TypedExtensionConfig: p.extension("envoy.load_balancing_policies."+name, config)},
