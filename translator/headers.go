@@ -12,8 +12,8 @@ import (
 	"github.com/wattle-mesh/wattle/internal/mesh"
 )
 
-// Prefixes of header names. Wattle's own are taken from no application and no client. Envoy's steer it, or tell of what
-// is behind it: they do not pass a gateway, in neither direction.
+// Prefixes of header names. Wattle's own are taken from no request. Envoy's steer it, or tell of what is behind it. At a
+// gateway neither passes, in neither direction.
 const (
 	wattleHeaders = "x-wattle-"
 	envoyHeaders  = "x-envoy-"
