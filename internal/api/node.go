@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -70,7 +69,7 @@ func (n *Node) Join(ctx context.Context, req *apipb.JoinRequest) (*apipb.SignRes
 	if err != nil {
 		return nil, n.failure(err)
 	}
-	if k, ok := key.(interface{ Equal(crypto.PublicKey) bool }); !ok || !k.Equal(who.key) {
+	if !sameKey(key, who.key) {
 		return nil, status.Error(codes.InvalidArgument, "the signing request is for another key than the connection's")
 	}
 	token, err := ParseToken(req.GetToken())
@@ -99,6 +98,9 @@ func (n *Node) Join(ctx context.Context, req *apipb.JoinRequest) (*apipb.SignRes
 // Sign implements apipb.NodeServer.
 func (n *Node) Sign(ctx context.Context, req *apipb.SignRequest) (*apipb.SignResponse, error) {
 	who, ok := PeerFrom(ctx)
+	if ok && who.late != "" {
+		return n.renewLate(who, req)
+	}
 	if !ok || who.Node == "" {
 		return nil, status.Error(codes.Unauthenticated, "no certificate of a node")
 	}

@@ -202,7 +202,7 @@ func TestOnlyNodesMayCall(t *testing.T) {
 	w := newWorld(t)
 	w.policy([]*configs.Host{{Name: "h1", Services: []*configs.Service{service("reviews")}}})
 	expired := w.issue(spiffe.ForNode(td, "h1"), "h1")
-	w.clock.pass(ca.NodeLife + time.Hour)
+	w.clock.pass(ca.NodeLife + lateRenewal + time.Hour)
 	otherCA, err := ca.Open(filepath.Join(t.TempDir(), "ca"), td, w.clock.now)
 	if err != nil {
 		t.Fatal(err)
@@ -222,7 +222,7 @@ func TestOnlyNodesMayCall(t *testing.T) {
 		"another CA's leaf under our chain":     {tls.Certificate{Certificate: [][]byte{foreign.Chain[0], node.Certificate[1]}, PrivateKey: key}, "not a valid one"},
 		"a workload's certificate":              {w.issue(spiffe.ForService(td, "shop", "reviews"), "h1"), "a service's"},
 		"a gateway's certificate":               {w.issue(spiffe.ForGateway(td, "shop", "public"), "h1"), "a gateway's"},
-		"a node's certificate that has expired": {expired, "not a valid one"},
+		"a node's certificate that has expired": {expired, "join again"},
 	} {
 		conn := w.conn(try.cert, "127.0.0.1")
 		c := apipb.NewNodeClient(conn)

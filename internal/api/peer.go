@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"net"
 	"net/netip"
@@ -27,9 +26,10 @@ import (
 // Peer is who is at the other end of a connection to the agents' port. It is made once, by the handshake.
 type Peer struct {
 	credentials.TLSInfo
-	Node     string     // the zero string: not a node of this mesh, so it may Join and nothing else
+	Node     string     // the zero string: not a node of this mesh, so it may Join and nothing else, unless it is late
 	Address  netip.Addr // where the connection comes from
 	Refusal  string     // why Node is empty
+	late     string     // the node whose certificate has expired so lately that it may have it renewed; Node is empty then
 	notAfter time.Time
 	key      any    // the public key that the peer proved to hold
 	guest    *guest // nil: not a node
@@ -83,13 +83,7 @@ func (t *transport) classify(info credentials.TLSInfo) *Peer {
 	chain := info.State.PeerCertificates
 	leaf := chain[0]
 	who := &Peer{TLSInfo: info, key: leaf.PublicKey, notAfter: leaf.NotAfter}
-	between := x509.NewCertPool()
-	for _, c := range chain[1:min(len(chain), 4)] {
-		between.AddCert(c)
-	}
-	_, err := leaf.Verify(x509.VerifyOptions{
-		Roots: t.ca.Pool(), Intermediates: between, CurrentTime: t.ca.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
+	expired, err := verify(chain, t.ca)
 	if err != nil {
 		who.Refusal = "the certificate is not a valid one of this mesh: " + err.Error()
 		return who
@@ -102,20 +96,24 @@ func (t *transport) classify(info credentials.TLSInfo) *Peer {
 		who.Refusal = "the certificate is of the trust domain " + id.TrustDomain
 	case id.Kind != spiffe.Node:
 		who.Refusal = "the certificate is a " + string(id.Kind) + "'s; only nodes may call"
+	case expired:
+		who.overdue(id.Name, t.ca.Now())
 	default:
 		who.Node = id.Name
 	}
 	return who
 }
 
-// admit decides whether a call may go on: Join for everybody, all else for nodes. A certificate that ended while the
-// connection lived is refused too.
+// admit decides whether a call may go on: Join for everybody, Sign for nodes that are late too, all else for nodes. A
+// certificate that ended while the connection lived is refused too.
 func admit(ctx context.Context, method string, now time.Time) error {
 	who, ok := PeerFrom(ctx)
 	switch {
 	case !ok:
 		return status.Error(codes.Unauthenticated, "no certificate")
 	case method == apipb.Node_Join_FullMethodName:
+		return nil
+	case method == apipb.Node_Sign_FullMethodName && who.late != "":
 		return nil
 	case who.Node == "":
 		return status.Error(codes.Unauthenticated, who.Refusal)

@@ -51,12 +51,14 @@ type PortOptions struct {
 
 // Port is the agents' port: TLS 1.3 with client certificates, and behind it two gRPC servers, for nodes and for
 // strangers. Who is no node of the mesh may Join, in few bytes and little time, and nothing that it sends for another
-// call is kept. A node's connection ends with its certificate at the latest.
+// call is kept. A node's connection ends with its certificate at the latest. A node that comes with a certificate that
+// has ended lately is a stranger that may also have it renewed.
 type Port struct {
 	o         PortOptions
 	transport *transport
 	age       time.Duration // connectionAge; tests have less
 	grace     time.Duration // connectionGrace, likewise
+	brief     time.Duration // strangerLife, likewise
 
 	shaking   *crowd
 	strangers *crowd
@@ -66,7 +68,7 @@ type Port struct {
 // NewPort makes a Port that does nothing until Serve.
 func NewPort(o PortOptions) *Port {
 	return &Port{
-		o: o, transport: newTransport(o.CA, o.CA.Server(o.Names)), age: connectionAge, grace: connectionGrace,
+		o: o, transport: newTransport(o.CA, o.CA.Server(o.Names)), age: connectionAge, grace: connectionGrace, brief: strangerLife,
 		shaking: newCrowd(maxHandshakes), strangers: newCrowd(maxStrangers), guests: guests{of: map[string]*guest{}},
 	}
 }
@@ -177,7 +179,7 @@ func (p *Port) admit(ctx context.Context, raw net.Conn, nodes, strangers *handov
 		return
 	}
 	hello.freely()
-	end := p.o.CA.Now().Add(strangerLife)
+	end := p.o.CA.Now().Add(p.brief)
 	to := strangers
 	if who.Node != "" {
 		to, end = nodes, who.notAfter

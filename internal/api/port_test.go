@@ -78,7 +78,7 @@ func TestStreamsEndWithTheCertificate(t *testing.T) {
 		t.Errorf("they ended %s after the certificate", late)
 	}
 	_, err = apipb.NewNodeClient(conn).Sign(t.Context(), &apipb.SignRequest{})
-	wantCode(t, "a call with the certificate that ended", err, codes.Unauthenticated, "not a valid one")
+	wantCode(t, "a call with the certificate that ended", err, codes.InvalidArgument, "signing request") // as one that is late
 }
 
 func TestAnOldConnectionIsReplaced(t *testing.T) {

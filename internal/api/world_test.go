@@ -230,12 +230,18 @@ func (w *world) issue(id spiffe.ID, node string) tls.Certificate {
 // admit lets a node in with a grant, and connects as it.
 func (w *world) admit(node string, services ...string) apipb.NodeClient {
 	w.t.Helper()
+	return w.dial(w.admitted(node, services...))
+}
+
+// admitted lets a node in with a grant, and returns its certificate.
+func (w *world) admitted(node string, services ...string) tls.Certificate {
+	w.t.Helper()
 	key := newKey(w.t)
 	resp, err := w.node.Issue(node, CertificateRequest{CSR: newCSR(w.t, key), Services: services})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return w.dial(tls.Certificate{Certificate: resp.Chain, PrivateKey: key})
+	return tls.Certificate{Certificate: resp.Chain, PrivateKey: key}
 }
 
 // dial connects with a certificate, from 127.0.0.1.
