@@ -81,7 +81,7 @@ func (a *Agent) Run(ctx context.Context) error {
 // serve runs the parts of an agent that has joined.
 func (a *Agent) serve(ctx context.Context) error {
 	cfg, log := a.o.Config, a.o.Log
-	conn, err := dial(cfg, a.node.tls())
+	conn, err := dial(cfg, a.node.tls(), a.node.expired)
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	}
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.node.renew(ctx, client.Sign) })
+	g.Go(func() error { return a.node.renew(ctx, a.renewer(client)) })
 	g.Go(func() error { return certs.run(ctx, &plan) })
 	g.Go(func() error { return proxies.run(ctx) })
 	g.Go(func() error { return checks.run(ctx, &plan) })

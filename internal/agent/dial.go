@@ -27,8 +27,8 @@ const (
 )
 
 // dial prepares the connection to the servers: the first that answers, and the next when it fails. Nothing
-// happens before the first call.
-func dial(cfg *configs.Agent, conf *tls.Config) (*grpc.ClientConn, error) {
+// happens before the first call, and nothing leaves this host while barred, if it is set, says why not.
+func dial(cfg *configs.Agent, conf *tls.Config, barred func() error) (*grpc.ClientConn, error) {
 	if len(cfg.Servers) == 0 {
 		return nil, fmt.Errorf("the configuration names no server")
 	}
@@ -50,7 +50,14 @@ func dial(cfg *configs.Agent, conf *tls.Config) (*grpc.ClientConn, error) {
 	return grpc.NewClient("wattle:///servers",
 		grpc.WithResolvers(servers),
 		grpc.WithTransportCredentials(credentials.NewTLS(conf)),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			if barred != nil {
+				if err := barred(); err != nil {
+					return nil, err
+				}
+			}
+			return d.DialContext(ctx, "tcp", addr)
+		}),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoffs, MinConnectTimeout: connectLimit}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingLimit, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),

@@ -41,7 +41,7 @@ func (a *Agent) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	conn, err := dial(cfg, conf)
+	conn, err := dial(cfg, conf, nil)
 	if err != nil {
 		return err
 	}
@@ -84,11 +84,15 @@ func (a *Agent) tryJoin(ctx context.Context, client apipb.NodeClient, token stri
 
 // final reports whether a call's error will not go away by trying again.
 func final(err error) bool {
-	s, ok := status.FromError(err)
-	if !ok {
+	if _, ok := status.FromError(err); !ok {
 		return !errors.Is(err, context.DeadlineExceeded)
 	}
-	switch s.Code() {
+	return refused(err)
+}
+
+// refused reports whether the server has said no to a call.
+func refused(err error) bool {
+	switch status.Code(err) {
 	case codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument, codes.Unimplemented:
 		return true
 	default:

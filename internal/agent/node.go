@@ -163,6 +163,7 @@ func (n *node) renew(ctx context.Context, sign signer) error {
 		c := n.held.Now()
 		return c.issued, c.cert.Leaf.NotAfter, err
 	}}
+	r.hopeless = func(err error) bool { return n.expired() != nil && refused(err) }
 	c := n.held.Now()
 	r.issued, r.expires = c.issued, c.cert.Leaf.NotAfter
 	return r.run(ctx)

@@ -18,6 +18,7 @@ const (
 	maxRetry   = 30 * time.Second
 	minRenewal = 200 * time.Millisecond // between two renewals, whatever a server's clock says
 	longSleep  = time.Minute            // a host that was suspended looks at the clock again after this
+	slowRetry  = 10 * time.Minute       // after a failure that is hopeless
 )
 
 // signer asks the server to certify a key.
@@ -33,6 +34,8 @@ type renewal struct {
 	sign func(context.Context) (issued, expires time.Time, err error)
 	// failed, if set, is told of every failure.
 	failed func(error)
+	// hopeless, if set, says which failures only a person can end.
+	hopeless func(error) bool
 }
 
 // run renews until ctx is done. Failures are tried again with back-off, for ever: the server may come to grant
@@ -56,6 +59,9 @@ func (r *renewal) run(ctx context.Context) error {
 				r.failed(err)
 			}
 			wait := pause.NextBackOff()
+			if r.hopeless != nil && r.hopeless(err) {
+				wait += slowRetry
+			}
 			r.complain(err, wait)
 			if !sleep(ctx, wait) {
 				return nil
