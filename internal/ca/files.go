@@ -22,6 +22,9 @@ const (
 	intermediateFile = "intermediate.pem"
 )
 
+// remedy is what helps a CA that is not whole.
+const remedy = "restore the folder from a backup"
+
 // Open loads the CA from dir, or makes one for trustDomain if there is none. An empty trustDomain stands for the
 // one that the CA was made for. The folder is 0700 and the files are 0600; more open ones are refused. A CA that is
 // broken, or was made for another trust domain, is an error, never replaced: a new root would lock every host
@@ -86,7 +89,7 @@ func load(dir string, now func() time.Time) (*CA, error) {
 		return nil, err
 	}
 	if len(root.cert.URIs) != 1 || root.cert.URIs[0].Scheme != "spiffe" || !root.cert.IsCA {
-		return nil, fmt.Errorf("%s is not a root made by wattle", rootFile)
+		return nil, fmt.Errorf("%s is not a root made by wattle; %s", rootFile, remedy)
 	}
 	td := root.cert.URIs[0].Host
 	intermediate, err := read(filepath.Join(dir, intermediateFile))
@@ -94,7 +97,7 @@ func load(dir string, now func() time.Time) (*CA, error) {
 		return nil, err
 	}
 	if err := intermediate.cert.CheckSignatureFrom(root.cert); err != nil {
-		return nil, fmt.Errorf("%s is not signed by %s: %w; restore the folder from a backup", intermediateFile, rootFile, err)
+		return nil, fmt.Errorf("%s is not signed by %s: %w; %s", intermediateFile, rootFile, err, remedy)
 	}
 	if left := intermediate.cert.NotAfter.Sub(now()); left < IntermediateLife/2 {
 		if intermediate, err = newIntermediate(td, now(), root); err != nil {
@@ -111,7 +114,7 @@ func load(dir string, now func() time.Time) (*CA, error) {
 func private(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; %s", err, remedy)
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return fmt.Errorf("%s is open to others (mode %04o); see who may have read it, then chmod go= it", path, mode)
@@ -126,11 +129,11 @@ func read(path string) (authority, error) {
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return authority{}, err
+		return authority{}, fmt.Errorf("%w; %s", err, remedy)
 	}
 	a, err := parse(text)
 	if err != nil {
-		return authority{}, fmt.Errorf("%s: %w; restore the folder from a backup", path, err)
+		return authority{}, fmt.Errorf("%s: %w; %s", path, err, remedy)
 	}
 	return a, nil
 }

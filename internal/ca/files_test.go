@@ -3,6 +3,7 @@ package ca
 import (
 	"bytes"
 	"crypto/x509"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -73,16 +74,19 @@ func TestOpenRefusesAnotherTrustDomain(t *testing.T) {
 func TestOpenRefusesADamagedCA(t *testing.T) {
 	root, intermediate := rootFile, intermediateFile
 	for name, harm := range map[string]func(dir string) error{
-		"the folder open to others":   func(dir string) error { return os.Chmod(dir, 0o750) },
-		"a key open to others":        func(dir string) error { return os.Chmod(filepath.Join(dir, root), 0o640) },
-		"the intermediate's too":      func(dir string) error { return os.Chmod(filepath.Join(dir, intermediate), 0o604) },
-		"no root":                     func(dir string) error { return os.Remove(filepath.Join(dir, root)) },
-		"no intermediate":             func(dir string) error { return os.Remove(filepath.Join(dir, intermediate)) },
-		"an empty root":               func(dir string) error { return os.Truncate(filepath.Join(dir, root), 0) },
-		"half an intermediate":        func(dir string) error { return os.Truncate(filepath.Join(dir, intermediate), 700) },
-		"another's intermediate":      func(dir string) error { return swap(t, dir, intermediate) },
-		"another's root":              func(dir string) error { return swap(t, dir, root) },
-		"an empty folder":             func(dir string) error { return empty(dir) },
+		"the folder open to others": func(dir string) error { return os.Chmod(dir, 0o750) },
+		"a key open to others":      func(dir string) error { return os.Chmod(filepath.Join(dir, root), 0o640) },
+		"the intermediate's too":    func(dir string) error { return os.Chmod(filepath.Join(dir, intermediate), 0o604) },
+		"no root":                   func(dir string) error { return os.Remove(filepath.Join(dir, root)) },
+		"no intermediate":           func(dir string) error { return os.Remove(filepath.Join(dir, intermediate)) },
+		"an empty root":             func(dir string) error { return os.Truncate(filepath.Join(dir, root), 0) },
+		"half an intermediate":      func(dir string) error { return os.Truncate(filepath.Join(dir, intermediate), 700) },
+		"another's intermediate":    func(dir string) error { return swap(t, dir, intermediate) },
+		"another's root":            func(dir string) error { return swap(t, dir, root) },
+		"an empty folder":           func(dir string) error { return empty(dir) },
+		"a folder instead of a key": func(dir string) error {
+			return errors.Join(os.Remove(filepath.Join(dir, root)), os.Mkdir(filepath.Join(dir, root), 0o700))
+		},
 		"a file in place of a folder": func(dir string) error { return os.WriteFile(dir+"x", nil, 0o600) },
 	} {
 		_, clock, dir := open(t)
@@ -95,6 +99,8 @@ func TestOpenRefusesADamagedCA(t *testing.T) {
 		before := contents(t, dir)
 		if _, err := Open(dir, td, clock.now); err == nil {
 			t.Errorf("%s: no error", name)
+		} else if !strings.Contains(err.Error(), remedy) && !strings.Contains(err.Error(), "chmod go=") {
+			t.Errorf("%s: no remedy: %v", name, err)
 		}
 		if after := contents(t, dir); after != before {
 			t.Errorf("%s: the folder was changed:\n%s\nwas\n%s", name, after, before)
