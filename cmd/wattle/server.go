@@ -88,7 +88,7 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, base 
 	}
 	s = &server{log: log, cfg: cfg, metrics: prometheus.NewRegistry()}
 	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	kept, err := store.Open(filepath.Join(cfg.StateDir, "wattle.db"))
+	kept, err := openStore(log, cfg.StateDir)
 	if err != nil {
 		return nil, err
 	}
@@ -129,10 +129,35 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, base 
 	return s, nil
 }
 
+// The folder of the CA and the store's file in the state folder, and the file with which an operator says that the
+// store is lost for good.
+const (
+	caFolder  = "ca"
+	storeFile = "wattle.db"
+	lostFile  = "store-is-lost"
+)
+
+// openStore opens the store, or makes it at the first start, before the CA. One that is missing beside a CA was lost:
+// it is made anew only if the operator says so, once.
+func openStore(log *slog.Logger, dir string) (*store.Store, error) {
+	authority, file, lost := filepath.Join(dir, caFolder), filepath.Join(dir, storeFile), filepath.Join(dir, lostFile)
+	agreed := os.Remove(lost) == nil // whatever comes: it must not count another time
+	_, noCA := os.Lstat(authority)
+	_, noStore := os.Stat(file)
+	if noCA == nil && errors.Is(noStore, fs.ErrNotExist) {
+		if !agreed {
+			return nil, fmt.Errorf("the store %s is gone, and with it the nodes, grants, tokens and mesh ports of the mesh whose CA is in %s; restore it from a backup, "+
+				"or make an empty file %s to let the hosts go on with a new store, or move all of %s away to begin a new mesh", file, authority, lost, dir)
+		}
+		log.Warn("the store is made anew; what join tokens granted has to be granted again", "store", file)
+	}
+	return store.Open(file)
+}
+
 // openCA opens the CA, or makes it at the first start, for the trust domain that the policy names. A store that knows
 // a CA is used with no other: a new root would lock every host out.
 func openCA(cmd *cobra.Command, cfg *configs.Server, vars configs.Options, kept *store.Store) (*ca.CA, error) {
-	dir := filepath.Join(cfg.StateDir, "ca")
+	dir := filepath.Join(cfg.StateDir, caFolder)
 	trustDomain := "" // the one it was made for
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		if has, err := kept.HasCA(); err != nil || has {

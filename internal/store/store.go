@@ -34,7 +34,7 @@ const lockTimeout = 2 * time.Second
 var ErrLocked = errors.New("another wattle server uses it; end that one, or give this one a state folder of its own")
 
 // ErrDamaged is what Open returns for a file that is broken.
-var ErrDamaged = errors.New("the file is damaged; restore it from a backup, or move it away to begin without nodes, grants and tokens")
+var ErrDamaged = errors.New("the file is damaged; restore it from a backup, or move it away and start again to be told how to go on without it")
 
 // Store is one open file. Its methods may be called from any goroutine; what they return is the caller's.
 type Store struct {
