@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
+
 	"github.com/wattle-mesh/wattle/internal/xds"
 	"github.com/wattle-mesh/wattle/translator"
 )
@@ -16,6 +18,11 @@ const (
 	meetLimit = 15 * time.Second
 	// meetPoll is how often a local server is asked meanwhile whether its Envoy has taken everything.
 	meetPoll = 10 * time.Millisecond
+	// What Envoy refuses it is offered again: its port may be free by now, its socket's folder may be there. The pause
+	// doubles from retryFirst to retryMost; how it went is looked at every retryPoll.
+	retryFirst = time.Second
+	retryMost  = 30 * time.Second
+	retryPoll  = 500 * time.Millisecond
 )
 
 // serving says whether the host's Envoy does what it was told.
@@ -29,16 +36,21 @@ const (
 
 // answers passes what Envoy says of its configuration on to the server: an acknowledgement only when Envoy has given
 // one, a refusal in Envoy's words. While no Envoy runs, having stored a response is enough; but the first Envoy is
-// waited for, so that a proxy that starts does not count as ready before it is.
+// waited for, so that a proxy that starts does not count as ready before it is. What Envoy says later of what was
+// answered before, the server is made to ask for.
 type answers struct {
-	log   *slog.Logger
-	proxy string
-	local *xds.Server
-	came  chan struct{} // something was put into queue
+	log     *slog.Logger
+	proxy   string
+	local   *xds.Server
+	version func(translator.Key) string             // of what Envoy is served; empty: nothing
+	again   func(t translator.Type, names []string) // has the server send them again
+	came    chan struct{}                           // something was put into queue
 
 	pending  map[uint64]delivery // by generation of local: Envoy has not answered
 	stored   []delivery          // no Envoy was there to answer
 	refused  map[translator.Key]refusal
+	retry    time.Time // when Envoy is offered what it refuses
+	pause    *backoff.ExponentialBackOff
 	expected bool // an Envoy is meant to run
 	met      bool // it has taken a whole state, or none is expected, or it has not come for long
 	took     bool // it has taken a whole state
@@ -55,8 +67,7 @@ type delivery struct {
 	err  error
 }
 
-// refusal is what Envoy said of a resource in this version. The server sends it again on a new stream, Envoy does
-// not get it again: its answer stands.
+// refusal is what Envoy said of a resource in this version, and has not taken back since.
 type refusal struct {
 	version, words string
 }
@@ -68,10 +79,12 @@ type verdict struct {
 }
 
 func newAnswers(log *slog.Logger, proxy string) *answers {
-	return &answers{
-		log: log, proxy: proxy, came: make(chan struct{}, 1),
+	a := &answers{
+		log: log, proxy: proxy, came: make(chan struct{}, 1), pause: backoff.NewExponentialBackOff(),
 		pending: map[uint64]delivery{}, refused: map[translator.Key]refusal{}, expected: true, since: time.Now(),
 	}
+	a.pause.InitialInterval, a.pause.MaxInterval, a.pause.Multiplier = retryFirst, retryMost, 2
+	return a
 }
 
 // converged is the local server's OnConverged.
@@ -85,24 +98,22 @@ func (a *answers) converged(gen uint64, proxies int, _ time.Duration, nacked int
 	}
 }
 
-// unchanged answers a response that changes nothing for Envoy. err is what is wrong with it, apart from what Envoy
-// said of it before.
-func (a *answers) unchanged(resp *xds.Response, err error) {
-	resp.Answer(errors.Join(err, a.before(resp)))
-}
+// unchanged answers a response that changes nothing for Envoy: what it said before stands. err is what is wrong with
+// the response apart from that.
+func (a *answers) unchanged(resp *xds.Response, err error) { a.answer(delivery{resp, err}) }
 
 // await leaves the answer of a response to Envoy, which gets it with the generation gen.
 func (a *answers) await(gen uint64, resp *xds.Response, err error) {
-	a.pending[gen] = delivery{resp, errors.Join(err, a.before(resp))}
-}
-
-// before returns what Envoy said of the same resources when it got them.
-func (a *answers) before(resp *xds.Response) error {
-	var errs []error
 	for _, name := range resp.Removed {
 		delete(a.refused, translator.Key{Type: resp.Type, Name: name})
 	}
-	for _, r := range resp.Resources {
+	a.pending[gen] = delivery{resp, err}
+}
+
+// answer gives the server one answer: what Envoy has said of these resources.
+func (a *answers) answer(d delivery) {
+	errs := []error{d.err}
+	for _, r := range d.resp.Resources {
 		switch f, ok := a.refused[r.Key]; {
 		case ok && f.version == r.Version:
 			errs = append(errs, errors.New(f.words))
@@ -110,7 +121,7 @@ func (a *answers) before(resp *xds.Response) error {
 			delete(a.refused, r.Key)
 		}
 	}
-	return errors.Join(errs...)
+	d.resp.Answer(errors.Join(errs...))
 }
 
 // pass gives the server the answers that have come.
@@ -120,50 +131,79 @@ func (a *answers) pass() {
 	a.queue = nil
 	a.mu.Unlock()
 	for _, v := range queue {
-		d, ok := a.pending[v.gen]
+		d, ok := a.pending[v.gen] // none: this agent made the generation itself, of certificates
 		delete(a.pending, v.gen)
-		switch {
-		case v.nacked > 0:
-			a.answer(d, a.nacks(v.gen))
-		case !ok:
-		case v.proxies == 0 && !a.met:
+		if ok && v.proxies == 0 && !a.met {
 			a.stored = append(a.stored, d)
-		default:
-			a.answer(d, nil)
+			continue
+		}
+		if v.proxies > 0 {
+			a.judge(d)
+		}
+		if ok {
+			a.answer(d)
 		}
 	}
 }
 
-// answer gives the server one answer. A delivery without a response is of what this agent made itself.
-func (a *answers) answer(d delivery, nacks map[string]*xds.Nack) {
-	if d.resp == nil {
-		return
-	}
-	n := nacks[d.resp.Type.String()]
-	if n == nil {
-		d.resp.Answer(d.err)
-		return
-	}
-	for _, r := range d.resp.Resources {
-		if slices.ContainsFunc(n.Resources, func(x xds.NackResource) bool { return x.Name == r.Name }) {
-			a.refused[r.Key] = refusal{r.Version, n.Message}
-		}
-	}
-	d.resp.Answer(errors.Join(d.err, errors.New(n.Message)))
-}
-
-// nacks logs and returns what Envoy refuses since generation gen, by the name of the type.
-func (a *answers) nacks(gen uint64) map[string]*xds.Nack {
-	out := map[string]*xds.Nack{}
-	for _, p := range a.local.Proxies() {
+// judge takes in what Envoy says now. The server is made to ask for what it has had another answer to, but for d, which
+// is about to be answered.
+func (a *answers) judge(d delivery) {
+	for _, p := range a.local.Proxies() { // the one
 		for _, t := range p.Types {
-			if t.Nack != nil && t.Nack.Generation >= gen {
-				out[t.Type] = t.Nack
-				a.log.Error("envoy refused what it was sent", "proxy", a.proxy, "type", t.Type, "error", t.Nack.Message)
+			if t.Waiting || !p.Connected {
+				continue // what it said last may be old
+			}
+			news := a.compare(t)
+			if d.resp != nil && t.Type == d.resp.Type.String() {
+				news = slices.DeleteFunc(news, func(k translator.Key) bool {
+					return slices.ContainsFunc(d.resp.Resources, func(r *translator.Resource) bool { return r.Key == k })
+				})
+			}
+			var names []string
+			for _, k := range news {
+				names = append(names, k.Name)
+			}
+			if len(names) > 0 && news[0].Type != translator.Secret { // secrets are made here
+				slices.Sort(names)
+				a.again(news[0].Type, names)
 			}
 		}
 	}
-	return out
+}
+
+// compare brings what is refused of a type to what Envoy says, and returns what is news.
+func (a *answers) compare(t xds.TypeStatus) (news []translator.Key) {
+	said := map[string]bool{}
+	if t.Nack != nil {
+		for _, r := range t.Nack.Resources {
+			said[r.Name] = true
+		}
+	}
+	for k := range a.refused {
+		if k.Type.String() == t.Type && !said[k.Name] {
+			delete(a.refused, k)
+			news = append(news, k)
+			a.log.Info("envoy has taken what it refused", "proxy", a.proxy, "type", t.Type, "resource", k.Name)
+		}
+	}
+	typ := translator.Type(0)
+	for typ.String() != t.Type {
+		typ++
+	}
+	for name := range said {
+		k := translator.Key{Type: typ, Name: name}
+		now := refusal{a.version(k), t.Nack.Message}
+		if now.version == "" || a.refused[k] == now {
+			continue
+		}
+		a.refused[k] = now
+		news = append(news, k)
+		a.pause.Reset()
+		a.retry = time.Now().Add(a.pause.NextBackOff())
+		a.log.Error("envoy refused what it was sent", "proxy", a.proxy, "type", t.Type, "resource", name, "error", t.Nack.Message)
+	}
+	return news
 }
 
 // expect says whether an Envoy is meant to run.
@@ -173,7 +213,7 @@ func (a *answers) expect(envoy bool) {
 	}
 	a.expected, a.met, a.took, a.since = envoy, !envoy, false, time.Now()
 	if !envoy {
-		a.release(nil)
+		a.release()
 	}
 }
 
@@ -188,28 +228,38 @@ func (a *answers) serving() serving {
 	return servingUnknown
 }
 
-// poll returns a channel on which to look for the first Envoy, nil while there is no need.
+// poll returns a channel on which to look at Envoy, nil while there is no need.
 func (a *answers) poll() <-chan time.Time {
-	if a.took || !a.expected {
-		return nil
-	}
-	if a.ticker == nil {
+	switch {
+	case a.ticker != nil:
+	case !a.took && a.expected:
 		a.ticker = time.After(meetPoll)
+	case a.expected && len(a.refused) > 0:
+		a.ticker = time.After(retryPoll)
 	}
 	return a.ticker
 }
 
-// look answers what was stored if the first Envoy has taken it, or has not come for long.
+// look answers what was stored if the first Envoy has taken it, or has not come for long. After that it sees to what
+// Envoy refuses.
 func (a *answers) look() {
 	a.ticker = nil
 	switch {
+	case !a.expected:
+	case a.took:
+		a.judge(delivery{})
+		if len(a.refused) > 0 && time.Now().After(a.retry) {
+			a.retry = time.Now().Add(a.pause.NextBackOff())
+			a.local.Retry(a.proxy)
+		}
 	case a.settled():
 		a.met, a.took = true, true
-		a.release(a.nacks(0))
+		a.judge(delivery{})
+		a.release()
 	case !a.met && time.Since(a.since) > meetLimit:
 		a.log.Warn("no Envoy has come for its configuration", "proxy", a.proxy)
 		a.met = true
-		a.release(nil)
+		a.release()
 	}
 }
 
@@ -221,7 +271,7 @@ func (a *answers) settled() bool {
 	}
 	listens := false
 	for _, t := range all[0].Types {
-		if t.Nack == nil && t.Acked != t.Sent {
+		if t.Waiting {
 			return false
 		}
 		listens = listens || t.Type == translator.Listener.String()
@@ -229,9 +279,9 @@ func (a *answers) settled() bool {
 	return listens
 }
 
-func (a *answers) release(nacks map[string]*xds.Nack) {
+func (a *answers) release() {
 	for _, d := range a.stored {
-		a.answer(d, nacks)
+		a.answer(d)
 	}
 	a.stored = nil
 }

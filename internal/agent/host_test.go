@@ -169,6 +169,18 @@ func (w *world) counters() string {
 	return text
 }
 
+// nack is what the server has heard of a refusal.
+func (w *world) nack() string {
+	for _, p := range w.xds.Proxies() {
+		for _, x := range p.Types {
+			if x.Nack != nil {
+				return x.Type + ": " + x.Nack.Message
+			}
+		}
+	}
+	return ""
+}
+
 func TestWhatEnvoyRefusesTheServerHearsInItsWords(t *testing.T) {
 	w := newWorld(t)
 	w.listen()
@@ -177,20 +189,10 @@ func TestWhatEnvoyRefusesTheServerHearsInItsWords(t *testing.T) {
 	w.join()
 	w.answers("ADDR:10080", 200)
 
-	nack := func() string {
-		for _, p := range w.xds.Proxies() {
-			for _, x := range p.Types {
-				if x.Nack != nil {
-					return x.Type + ": " + x.Nack.Message
-				}
-			}
-		}
-		return ""
-	}
 	broken := strings.Replace(twoServices, `upstream "web" { bind = "ADDR:10070" }`, `upstream "web" { bind = "unix:/nonexistent/web.sock" }`, 1)
 	w.policy(broken)
 	w.wait("the refusal", func() error {
-		if n := nack(); !strings.HasPrefix(n, "listener: ") || !strings.Contains(n, "/nonexistent/web.sock") {
+		if n := w.nack(); !strings.HasPrefix(n, "listener: ") || !strings.Contains(n, "/nonexistent/web.sock") {
 			return fmt.Errorf("%q", n)
 		}
 		return nil
@@ -201,18 +203,50 @@ func TestWhatEnvoyRefusesTheServerHearsInItsWords(t *testing.T) {
 	w.stop()
 	w.listen()
 	w.wait("the refusal on a new stream", func() error {
-		if n := nack(); !strings.Contains(n, "/nonexistent/web.sock") {
+		if n := w.nack(); !strings.Contains(n, "/nonexistent/web.sock") {
 			return fmt.Errorf("%q", n)
 		}
 		return nil
 	})
 	w.policy(twoServices)
 	w.wait("no refusal", func() error {
-		if n := nack(); n != "" {
+		if n := w.nack(); n != "" {
 			return fmt.Errorf("%q", n)
 		}
 		return nil
 	})
+}
+
+// What an Envoy refuses when it starts the server hears, and hears taken back once Envoy can do it: it is offered again.
+func TestARefusalAtTheStartIsHeardAndTakenBack(t *testing.T) {
+	w := newWorld(t)
+	w.listen()
+	late := filepath.Join(w.dir, "late")
+	w.policy(strings.Replace(twoServices, `upstream "web" { bind = "ADDR:10070" }`, `upstream "web" { bind = "unix:`+late+`/web.sock" }`, 1))
+	w.application("ADDR:9080")
+	w.join()
+	w.answers("ADDR:10080", 200)
+	w.wait("the refusal", func() error {
+		if n := w.nack(); !strings.HasPrefix(n, "listener: ") || !strings.Contains(n, late) {
+			return fmt.Errorf("%q", n)
+		}
+		return nil
+	})
+	if err := os.Mkdir(late, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.wait("no refusal", func() error {
+		if n := w.nack(); n != "" {
+			return fmt.Errorf("%q", n)
+		}
+		return nil
+	})
+	if _, err := os.Stat(late + "/web.sock"); err != nil {
+		t.Error(err)
+	}
+	if log := w.log.String(); strings.Count(log, "envoy refused") != 1 || strings.Count(log, "taken what it refused") != 1 {
+		t.Error("it is not told once each")
+	}
 }
 
 func TestAGatewayHasAnEnvoyAsLongAsItIsInThePlan(t *testing.T) {

@@ -24,6 +24,9 @@ import (
 // would get its inbound listener in pieces, after that it must.
 const settleLimit = 500 * time.Millisecond
 
+// types are what the server has for an Envoy. Its secrets are made here.
+var types = []translator.Type{translator.Cluster, translator.Endpoint, translator.Listener, translator.Route}
+
 // relayOptions configure a relay. All fields are required unless they say otherwise.
 type relayOptions struct {
 	Log   *slog.Logger
@@ -70,6 +73,7 @@ func newRelay(o relayOptions) *relay {
 	r.answers = newAnswers(o.Log, o.ID)
 	r.local = xds.New(xds.Options{Authorize: r.authorize, OnConverged: r.answers.converged})
 	r.answers.local = r.local
+	r.answers.version = r.table.version
 	return r
 }
 
@@ -82,13 +86,13 @@ func (r *relay) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	types := []translator.Type{translator.Cluster, translator.Endpoint, translator.Listener, translator.Route}
+	asked := types
 	if r.o.SetPlan != nil {
-		types = append([]translator.Type{translator.HostPlan}, types...)
+		asked = append([]translator.Type{translator.HostPlan}, types...)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	client := xds.NewClient(xds.ClientOptions{
-		Log: r.o.Log, Conn: r.o.Conn, Node: &corev3.Node{Id: r.o.ID}, Types: types,
+		Log: r.o.Log, Conn: r.o.Conn, Node: &corev3.Node{Id: r.o.ID}, Types: asked,
 		Handle: func(resp *xds.Response) error {
 			select {
 			case r.inbox <- resp:
@@ -98,6 +102,7 @@ func (r *relay) run(ctx context.Context) error {
 			}
 		},
 	})
+	r.answers.again = client.Again
 	server := grpc.NewServer(xds.ServerOptions()...)
 	r.local.Register(server)
 	g.Go(func() error { return client.Run(ctx) })
@@ -250,7 +255,7 @@ func (r *relay) open(plan *planpb.HostPlan, held holdings) {
 		return
 	default:
 	}
-	for _, t := range []translator.Type{translator.Cluster, translator.Endpoint, translator.Listener, translator.Route} {
+	for _, t := range types {
 		if !r.seen[t] {
 			return
 		}

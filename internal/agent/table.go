@@ -34,6 +34,15 @@ func newTable(proxy string) *table {
 	}
 }
 
+// version returns the version of a resource, the server's if it comes from there; empty: there is none.
+func (t *table) version(k translator.Key) string {
+	r := cmp.Or(t.received[k], t.served[k])
+	if r == nil {
+		return ""
+	}
+	return r.Version
+}
+
 // receive takes in a response of the server and returns what it changes for Envoy. An error says which resources
 // could not be used; all others are in.
 func (t *table) receive(resp *xds.Response) (translator.Changes, error) {

@@ -165,6 +165,23 @@ func (c *Client) open(s *clientStream) error {
 	return nil
 }
 
+// Again asks for resources of a type once more, to answer otherwise than before. Without a stream the next one brings
+// them.
+func (c *Client) Again(t translator.Type, names []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, name := range names {
+		delete(c.versions[t], name)
+	}
+	if c.live == nil {
+		return
+	}
+	q := query{typ: t, subscribe: names}
+	if err := c.live.SendMsg(q.encode()); err != nil {
+		c.o.Log.Debug("request on a stream that ends", "error", err) // the reader sees why
+	}
+}
+
 func (c *Client) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -23,7 +23,7 @@ const (
 //     for endpoints by name has asked for those of a new cluster;
 //  4. listeners and routes go with what is new, but secrets, clusters and endpoints only when the client has
 //     acknowledged listeners and routes of a generation in which they were not in its scope any more;
-//  5. what was refused is sent again only when something in it changes.
+//  5. what was refused is sent again only when something in it changes, or somebody asks for it.
 func (st *stream) next() *message {
 	st.blocked = false
 	for i := range translator.NumTypes {

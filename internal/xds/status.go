@@ -20,10 +20,11 @@ type ProxyStatus struct {
 
 // TypeStatus is the state of one type on a proxy's stream.
 type TypeStatus struct {
-	Type      string `json:"type"`      // translator.Type.String
-	Sent      uint64 `json:"sent"`      // generation that the last response brought it to
-	Acked     uint64 `json:"acked"`     // generation that it has acknowledged
-	Resources int    `json:"resources"` // how many it has asked for and are in its scope
+	Type      string `json:"type"`              // translator.Type.String
+	Sent      uint64 `json:"sent"`              // generation that the last response brought it to
+	Acked     uint64 `json:"acked"`             // generation that it has acknowledged
+	Waiting   bool   `json:"waiting,omitempty"` // a response is unanswered, or due
+	Resources int    `json:"resources"`         // how many it has asked for and are in its scope
 	Nack      *Nack  `json:"nack,omitempty"`
 }
 
@@ -115,6 +116,22 @@ func (s *Server) Proxies() []ProxyStatus {
 	return out
 }
 
+// Retry sends a proxy once more what it refuses: the reason may have gone.
+func (s *Server) Retry(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.proxies[id]
+	if p == nil || p.stream == nil {
+		return
+	}
+	for i := range p.stream.subs {
+		if b := &p.stream.subs[i]; b.nacked {
+			b.must = true
+		}
+	}
+	s.queue(p.stream)
+}
+
 func (s *Server) status(p *proxy) ProxyStatus {
 	out := ProxyStatus{ID: p.id}
 	st := p.stream
@@ -127,13 +144,13 @@ func (s *Server) status(p *proxy) ProxyStatus {
 		if !b.on {
 			continue
 		}
-		ts := TypeStatus{Type: t.String(), Sent: b.sent, Acked: b.acked, Nack: b.nack}
+		ts := TypeStatus{Type: t.String(), Sent: b.sent, Acked: b.acked, Waiting: b.inflight || st.pending(t), Nack: b.nack}
 		s.beyond(p.set, emptySet, t, func(e *entry) {
 			if b.wants(e.key.Name) {
 				ts.Resources++
 			}
 		})
-		if b.inflight || b.nack != nil || st.pending(t) {
+		if ts.Waiting || b.nack != nil {
 			out.Synced = false
 		}
 		out.Types = append(out.Types, ts)
