@@ -61,17 +61,17 @@ func (s *services) run(ctx context.Context) error {
 	return configs.Watch(ctx, s.dir, s.load)
 }
 
-// load reads the folder. One that is missing holds nothing.
+// load reads the folder. A host without one registers nothing; one that is gone with all that was registered is a fault.
 func (s *services) load() {
 	now := new(registrations)
 	var diags configs.Diagnostics
-	if _, err := os.Stat(s.dir); !errors.Is(err, fs.ErrNotExist) {
+	_, err := os.Stat(s.dir)
+	if before, _ := s.lastGood(); len(before) > 0 || !errors.Is(err, fs.ErrNotExist) {
 		now.list, diags = s.read()
 	}
 	if diags.HasErrors() {
 		now.list, now.unknown = s.lastGood()
 	}
-	var err error
 	if now.problems, err = problems(s.dir, diags); err != nil {
 		s.log.Error("report what is wrong with the services", "error", err)
 	}

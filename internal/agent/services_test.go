@@ -89,6 +89,18 @@ service "outside" {
 	if !strings.Contains(book.String(), "are valid again") {
 		t.Error("nothing was said of the folder being valid again")
 	}
+
+	write(t, filepath.Join(folder, "a.hcl"), `service "reviews" { port = 9080 }`)
+	s.load()
+	if err := os.RemoveAll(folder); err != nil {
+		t.Fatal(err)
+	}
+	s.load()
+	for _, s := range []*services{s, start()} {
+		if got := names(s); got != "reviews from services.d/a.hcl:1" || !strings.Contains(problemsOf(t, s), "W1401") {
+			t.Errorf("a folder that is gone: %q, %q", got, problemsOf(t, s))
+		}
+	}
 }
 
 // problemsOf lists what the server is told.
