@@ -135,17 +135,17 @@ func statusRows(s api.Status) [][]string {
 }
 
 func registryRows(s api.Status) [][]string {
-	rows := [][]string{{"REGISTRY", "STATE", "SERVICES", "ENDPOINTS", "CHANGED", "ERROR"}}
+	rows := [][]string{{"REGISTRY", "STATE", "SERVICES", "ENDPOINTS", "PUBLISHED", "ERROR"}}
 	for _, r := range s.Registries {
-		state, changed := "waiting", "-"
+		state, published := "waiting", "-"
 		if r.Synced {
-			state, changed = "synced", ago(r.LastPublish)
+			state, published = "synced", ago(r.LastPublish)
 		}
 		if r.Error != "" && r.Synced {
 			state = "stale"
 		}
 		state += faults(r.Diagnostics)
-		rows = append(rows, []string{r.Name, state, fmt.Sprint(r.Services), fmt.Sprint(r.Endpoints), changed, dash(r.Error)})
+		rows = append(rows, []string{r.Name, state, fmt.Sprint(r.Services), fmt.Sprint(r.Endpoints), published, dash(r.Error)})
 	}
 	return rows
 }

@@ -46,9 +46,9 @@ catalog       2 services, 3 endpoints, 1 of them not reported by their agents ye
 proxies       0 known, 0 connected, 0 synced
 nodes         1, 1 registration REFUSED
 
-REGISTRY  STATE                       SERVICES  ENDPOINTS  CHANGED  ERROR
-mesh      waiting                     0         0          -        -
-files     synced, 1 error, 1 warning  2         1          0s ago   -
+REGISTRY  STATE                       SERVICES  ENDPOINTS  PUBLISHED  ERROR
+mesh      waiting                     0         0          -          -
+files     synced, 1 error, 1 warning  2         1          0s ago     -
 
 Error W1102: unknown attribute "wieght"
 
