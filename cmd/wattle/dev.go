@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -88,7 +89,13 @@ func (d *dev) run(ctx context.Context, b pipeline.Built) error {
 	if err := free(needs(b, d.http, d.agents)); err != nil {
 		return err
 	}
+	if err := cmp.Or(onLoopback("-http", d.http), onLoopback("-agents", d.agents)); err != nil {
+		return err
+	}
 	if d.dir, err = filepath.Abs(d.dir); err != nil {
+		return err
+	}
+	if err := runnable(d.commands(b.Policy)); err != nil {
 		return err
 	}
 	if d.state, err = os.MkdirTemp("", "wattle-dev-"); err != nil {

@@ -29,6 +29,8 @@ func TestDevSaysInOneLineWhyItCannotStart(t *testing.T) {
 	}
 	defer taken.Close()
 	_, port, _ := net.SplitHostPort(taken.Addr().String())
+	unused := freePort(t)
+	_, port2, _ := net.SplitHostPort(unused)
 	const host = "host \"h1\" {\n  address = \"127.0.0.1\"\n  service \"web\" {\n    port = 9\n    local = \"127.0.0.1:%s\"\n    command = [\"true\"]\n  }\n}\n"
 	envoy := script(t, "echo 'envoy  version: 9e55809/1.40.0/Clean/RELEASE/BoringSSL'")
 
@@ -46,6 +48,11 @@ func TestDevSaysInOneLineWhyItCannotStart(t *testing.T) {
 			[]string{taken.Addr().String() + " is taken", "service web (mesh.hcl:3)", "ss -ltnp"}},
 		{"a taken port of a gateway", envoy, "host \"h1\" { address = \"127.0.0.1\" }\ngateway \"g\" {\n  run_on = [\"h1\"]\n  server \"http\" {\n    bind = \"127.0.0.1\"\n    port = " + port + "\n  }\n}\n", nil, exitError,
 			[]string{taken.Addr().String() + " is taken", "gateway g (mesh.hcl:4)"}},
+		{"an address that is needed twice", envoy, fmt.Sprintf(host, port2), []string{"-agents", unused}, exitError,
+			[]string{unused + " is needed twice, for the agents' port (-agents) and for service web (mesh.hcl:3)"}},
+		{"a command that is not there", envoy, strings.Replace(fmt.Sprintf(host, port2), "true", "bin/none", 1), nil, exitError, []string{"the command of web@h1 cannot be run", "bin/none"}},
+		{"an API for everybody", envoy, "host \"h1\" { address = \"127.0.0.1\" }", []string{"-http", "0.0.0.0:0"}, exitInvalid, []string{"-http 0.0.0.0:0", "127.0.0.1:7500"}},
+		{"an address by name", envoy, "host \"h1\" { address = \"127.0.0.1\" }", []string{"-agents", "localhost:0"}, exitInvalid, []string{"-agents localhost:0", "127.0.0.1:7500"}},
 		{"an address that is another machine's", envoy, "host \"h1\" { address = \"10.99.0.12\" }", nil, exitInvalid,
 			[]string{"10.99.0.12", "host h1 (mesh.hcl:1)", "loopback addresses, 127.0.0.x"}},
 		{"no Envoy", "/nowhere/envoy", "host \"h1\" { address = \"127.0.0.1\" }", nil, exitError, []string{"/nowhere/envoy", "make tools"}},

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/pipeline"
 )
 
@@ -43,6 +44,25 @@ func envoyVersion(ctx context.Context, path string) (string, error) {
 // need is an address that must be free, and what it is for.
 type need struct{ address, what string }
 
+// onLoopback checks an address that a flag gives.
+func onLoopback(flag, address string) error {
+	a, err := netip.ParseAddrPort(address)
+	if err != nil || !a.Addr().IsLoopback() {
+		return &invalid{fmt.Errorf("%s %s is no loopback address with a port; write it as 127.0.0.1:7500", flag, address)}
+	}
+	return nil
+}
+
+// runnable reports the first command whose program is not there.
+func runnable(commands []proc) error {
+	for _, p := range commands {
+		if _, err := exec.LookPath(p.Args[0]); err != nil {
+			return fmt.Errorf("the command of %s cannot be run: %w; build the program, or correct the command", p.Name, err)
+		}
+	}
+	return nil
+}
+
 // needs lists every address that the mesh of policy will listen on.
 func needs(b pipeline.Built, http, agents string) []need {
 	policy := b.Policy
@@ -69,8 +89,10 @@ func needs(b pipeline.Built, http, agents string) []need {
 		}
 	}
 	for _, g := range policy.Gateways {
-		for _, s := range g.Servers {
-			add(s.Bind, fmt.Sprintf("gateway %s (%s)", g.Name, s.Origin))
+		for i, s := range g.Servers {
+			if !slices.ContainsFunc(g.Servers[:i], func(o *configs.GatewayServer) bool { return o.Bind == s.Bind }) { // they share it
+				add(s.Bind, fmt.Sprintf("gateway %s (%s)", g.Name, s.Origin))
+			}
 		}
 	}
 	return out
@@ -88,13 +110,18 @@ func meshPorts(b pipeline.Built, host string) []uint16 {
 	return slices.Compact(out)
 }
 
-// free reports the first address that cannot be listened on.
+// free reports the first address that cannot be listened on, or that is needed twice.
 func free(all []need) error {
+	held := map[string]need{}
 	for _, n := range all {
 		l, err := net.Listen("tcp", n.address)
+		first, twice := held[n.address]
 		switch {
 		case err == nil:
-			l.Close()
+			defer l.Close() // until all are found free
+			held[n.address] = n
+		case twice:
+			return fmt.Errorf("%s is needed twice, for %s and for %s; choose another address for one of them", n.address, first.what, n.what)
 		case errors.Is(err, syscall.EADDRINUSE):
 			return fmt.Errorf("%s is taken, and %s needs it; end what listens there (ss -ltnp shows it) or choose another address", n.address, n.what)
 		case errors.Is(err, syscall.EADDRNOTAVAIL):

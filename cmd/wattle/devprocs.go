@@ -39,13 +39,8 @@ func (d *dev) want(ctx context.Context, server proc, policy *configs.Policy) ([]
 			return nil, err
 		}
 		want = append(want, agent)
-		for _, s := range h.Services {
-			if len(s.Command) > 0 {
-				want = append(want, d.command(h, s))
-			}
-		}
 	}
-	return want, nil
+	return append(want, d.commands(policy)...), nil
 }
 
 // names lists what stands before the lines of a policy's processes, as want will name them.
@@ -53,9 +48,20 @@ func (d *dev) names(policy *configs.Policy) []string {
 	var out []string
 	for _, h := range policy.Hosts {
 		out = append(out, agentName(h))
+	}
+	for _, p := range d.commands(policy) {
+		out = append(out, p.Name)
+	}
+	return out
+}
+
+// commands lists the applications of a policy.
+func (d *dev) commands(policy *configs.Policy) []proc {
+	var out []proc
+	for _, h := range policy.Hosts {
 		for _, s := range h.Services {
 			if len(s.Command) > 0 {
-				out = append(out, d.command(h, s).Name)
+				out = append(out, d.command(h, s))
 			}
 		}
 	}
