@@ -20,6 +20,9 @@ const (
 	lookAgain = 50 * time.Millisecond
 )
 
+// DepartureLimit is how long after its plan an Envoy that left it is told to end at the latest.
+const DepartureLimit = drainTime + closeTime
+
 // departure is the time between an Envoy's being wanted and its end.
 type departure struct {
 	admin  *http.Client
@@ -55,7 +58,7 @@ func (d *departure) over(ctx context.Context) bool {
 		_, _ = d.ask(ctx, http.MethodPost, "/drain_listeners") // an Envoy that does not hear is ended all the same
 	}
 	n, err := d.connections(ctx)
-	return took > drainTime+closeTime || err == nil && n == 0
+	return took > DepartureLimit || err == nil && n == 0
 }
 
 // connections counts those that others have to the Envoy's listeners.

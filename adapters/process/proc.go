@@ -28,6 +28,12 @@ type proc struct {
 	exited chan struct{} // closed when it has ended, or was left
 }
 
+// Ended reports whether no Envoy of the run folder dir runs.
+func Ended(dir string) bool {
+	all, err := New(Options{Dir: dir}).running()
+	return err == nil && len(all) == 0
+}
+
 // running finds the Envoys of this run folder by their command lines, oldest first for each proxy name. They
 // belong to this user: others could only be pretending.
 func (a *Adapter) running() (map[string][]*proc, error) {

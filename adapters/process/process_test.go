@@ -274,7 +274,13 @@ func TestAnEnvoyThatLeavesThePlanServesItsLastConnection(t *testing.T) {
 	if now := h.pid("host"); now != host {
 		t.Errorf("the other Envoy was process %d, is %d", host, now)
 	}
+	if Ended(h.dir) {
+		t.Error("all have ended, it says")
+	}
 	end()
+	if !Ended(h.dir) {
+		t.Error("not all have ended, it says")
+	}
 	reapAdopted(gateway)
 	reapAdopted(host)
 }
