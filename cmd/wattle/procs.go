@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -28,6 +29,10 @@ type proc struct {
 	Env  []string // added to this process's own
 	Dir  string
 	Show func(line string) string // how its lines are shown; nil: as they are
+	// Listens is where it listens, or what it runs does.
+	Listens []netip.AddrPort
+	// Idle reports whether nobody uses it any more, so that it may end; false when ctx is done. nil: it may end at any time.
+	Idle func(ctx context.Context) bool
 }
 
 func (p proc) equal(o proc) bool {
@@ -40,7 +45,8 @@ func (p proc) equal(o proc) bool {
 type procs struct {
 	out   *lines
 	grace time.Duration
-	start chan func() // run on one locked thread: the death signal is bound to the thread that forked
+	limit time.Duration // of a departure
+	start chan func()   // run on one locked thread: the death signal is bound to the thread that forked
 
 	running map[string]*keeper // by proc ID
 	ending  []*keeper          // told to end; some may have
@@ -50,8 +56,9 @@ type procs struct {
 // keeper is the goroutine that keeps one proc running.
 type keeper struct {
 	proc
-	cancel context.CancelFunc
-	done   chan struct{}
+	cancel  context.CancelCauseFunc // ends it; a cause is said when it has ended
+	done    chan struct{}
+	leaving *departure // nil while it should run
 }
 
 func (k *keeper) ended() bool {
@@ -68,7 +75,7 @@ func newProcs(out *lines) (*procs, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("become the reaper of child processes: %w", err)
 	}
-	p := &procs{out: out, grace: stopGrace, start: make(chan func()), running: map[string]*keeper{}}
+	p := &procs{out: out, grace: stopGrace, limit: departLimit, start: make(chan func()), running: map[string]*keeper{}}
 	go func() {
 		runtime.LockOSThread()
 		for f := range p.start {
@@ -78,8 +85,9 @@ func newProcs(out *lines) (*procs, error) {
 	return p, nil
 }
 
-// Set makes the running processes those of want: others are ended, all at once, and changed ones started anew. It does
-// not wait for that: what is new starts when what must go has ended, whose addresses it may need.
+// Set makes the running processes those of want. Changed ones are ended and started anew. Others depart: they go on until
+// they are idle, or are ended at once if one of want listens where they do. Set does not wait for any of that: what is new
+// starts when what was told to end has ended, whose addresses it may need.
 func (p *procs) Set(want []proc) {
 	wanted := map[string]proc{}
 	names := make([]string, 0, len(want))
@@ -90,35 +98,52 @@ func (p *procs) Set(want []proc) {
 	p.out.Fit(names)
 	p.ending = slices.DeleteFunc(p.ending, (*keeper).ended)
 	for id, k := range p.running {
+		over := k.leaving.stop()
 		w, ok := wanted[id]
-		if ok && w.equal(k.proc) {
+		switch {
+		case over: // and said so, or will
+		case ok && w.equal(k.proc):
+			p.stay(k, w)
 			continue
+		case ok:
+			p.end(k, "changed, starting it anew")
+		case k.Idle != nil && !slices.ContainsFunc(want, k.meets):
+			p.depart(k)
+			continue
+		default:
+			p.end(k, "is not in the policy any more, ending it")
 		}
-		why := "is not in the policy any more, ending it"
-		if ok {
-			why = "changed, starting it anew"
-		}
-		p.out.Printf(k.Name, "%s", why)
-		k.cancel()
 		delete(p.running, id)
 		p.ending = append(p.ending, k)
 	}
 	first := slices.Clone(p.ending)
 	for _, w := range want {
-		if p.running[w.ID] != nil {
-			continue
+		if p.running[w.ID] == nil {
+			p.run(w, first)
 		}
-		ctx, cancel := context.WithCancel(context.Background()) // Stop ends it, after the last words
-		k := &keeper{proc: w, cancel: cancel, done: make(chan struct{})}
-		p.running[w.ID] = k
-		p.keepers.Go(func() {
-			defer close(k.done)
-			for _, e := range first {
-				<-e.done
-			}
-			p.keep(ctx, k)
-		})
 	}
+}
+
+// run has w run when those of first have ended.
+func (p *procs) run(w proc, first []*keeper) {
+	ctx, cancel := context.WithCancelCause(context.Background()) // Stop ends it, after the last words
+	k := &keeper{proc: w, cancel: cancel, done: make(chan struct{})}
+	p.running[w.ID] = k
+	p.keepers.Go(func() {
+		defer close(k.done)
+		for _, e := range first {
+			<-e.done
+		}
+		p.keep(ctx, k)
+		if why := context.Cause(ctx); !errors.Is(why, context.Canceled) {
+			p.out.Printf(k.Name, "has ended: %s", why)
+		}
+	})
+}
+
+func (p *procs) end(k *keeper, why string) {
+	p.out.Printf(k.Name, "%s", why)
+	k.cancel(nil)
 }
 
 // keep runs k until ctx is done, again with back-off when it ends.
@@ -195,7 +220,8 @@ func (p *procs) once(ctx context.Context, k *keeper) error {
 // Stop ends everything: the processes of Set all at once, then whatever became ours since.
 func (p *procs) Stop() {
 	for _, k := range p.running {
-		k.cancel()
+		k.cancel(nil)
+		k.leaving.stop()
 	}
 	clear(p.running)
 	p.keepers.Wait()
