@@ -29,7 +29,8 @@ func newDev() *cobra.Command {
 		Short: "Run a whole mesh on this machine, in the foreground",
 		Long: `Dev runs a server, an agent and an Envoy for each host block of DIR, and the commands of its services, as one process
 tree in the foreground. Hosts are loopback addresses (127.0.0.x); no root is needed. Edit the files in DIR and
-watch the mesh follow: processes are those of the policy that the server has in force, whatever the files say.
+watch the mesh follow: processes are those of the policy that the server has in force, whatever the files say. What
+that does not name any more goes on until nobody uses it, for 30 s at most, or until something else needs its address.
 Ctrl-C, a closed terminal or a closed pipe ends everything and leaves nothing behind: state lives in a temporary
 folder.`,
 		Args: args(cobra.ExactArgs(1)),

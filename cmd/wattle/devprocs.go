@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/wattle-mesh/wattle/adapters/process"
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api"
 )
@@ -34,7 +36,7 @@ func (d *dev) server() (proc, error) {
 func (d *dev) want(ctx context.Context, server proc, policy *configs.Policy) ([]proc, error) {
 	want := []proc{server}
 	for _, h := range policy.Hosts {
-		agent, err := d.agent(ctx, h)
+		agent, err := d.agent(ctx, policy, h)
 		if err != nil {
 			return nil, err
 		}
@@ -71,11 +73,16 @@ func (d *dev) commands(policy *configs.Policy) []proc {
 func agentName(h *configs.Host) string { return "agent " + h.Name }
 
 // agent writes an agent's configuration, with a join token the first time. The file's name has the address in it, so
-// that a host that moves is another command.
-func (d *dev) agent(ctx context.Context, h *configs.Host) (proc, error) {
+// that a host that moves is another command. The agent of a host that is gone is needed until its Envoys have ended, which
+// they do by themselves.
+func (d *dev) agent(ctx context.Context, policy *configs.Policy, h *configs.Host) (proc, error) {
 	home := filepath.Join(d.state, h.Name)
+	run := filepath.Join(home, "run")
 	file := filepath.Join(home, fmt.Sprintf("agent-%s.hcl", h.Address))
-	p := proc{ID: agentName(h), Name: agentName(h), Args: []string{d.self, "agent", "-config", file}, Dir: d.state, Show: brief}
+	p := proc{
+		ID: agentName(h), Name: agentName(h), Args: []string{d.self, "agent", "-config", file}, Dir: d.state, Show: brief,
+		Listens: listens(policy, h), Idle: func(context.Context) bool { return process.Ended(run) },
+	}
 	if _, err := os.Stat(file); err == nil {
 		return p, nil
 	}
@@ -94,7 +101,7 @@ func (d *dev) agent(ctx context.Context, h *configs.Host) (proc, error) {
 		d.joined[h.Name] = true
 	}
 	text := fmt.Sprintf("node = %q\nserver = [%q]\nstate_dir = %q\nrun_dir = %q\naddress = %q\nsource_address = %q\ntoken_file = %q\nenvoy = %q\nstop_proxies = true\n",
-		h.Name, d.agents, filepath.Join(home, "state"), filepath.Join(home, "run"), h.Address, h.Address, tokenFile, d.envoy)
+		h.Name, d.agents, filepath.Join(home, "state"), run, h.Address, h.Address, tokenFile, d.envoy)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return p, err
 	}
@@ -142,5 +149,12 @@ func (d *dev) command(h *configs.Host, s *configs.Service) proc {
 	}
 	slices.Sort(env)
 	id := strings.Join([]string{"app", h.Name, s.Namespace, s.Name, s.Instance}, "\x00") // more than the label says
-	return proc{ID: id, Name: label(s) + "@" + h.Name, Args: argv, Env: env, Dir: d.dir}
+	var at []netip.AddrPort
+	for _, p := range s.Ports {
+		at = append(at, p.Local)
+	}
+	return proc{
+		ID: id, Name: label(s) + "@" + h.Name, Args: argv, Env: env, Dir: d.dir,
+		Listens: at, Idle: func(ctx context.Context) bool { return d.letGo(ctx, h.Name, at) },
+	}
 }
