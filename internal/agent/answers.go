@@ -67,6 +67,10 @@ type delivery struct {
 	err  error
 }
 
+func (d delivery) has(k translator.Key) bool {
+	return slices.ContainsFunc(d.resp.Resources, func(r *translator.Resource) bool { return r.Key == k })
+}
+
 // refusal is what Envoy said of a resource in this version, and has not taken back since.
 type refusal struct {
 	version, words string
@@ -137,29 +141,31 @@ func (a *answers) pass() {
 			a.stored = append(a.stored, d)
 			continue
 		}
-		if v.proxies > 0 {
-			a.judge(d)
-		}
+		var next []delivery
 		if ok {
+			next = append(next, d)
+		}
+		if v.proxies > 0 {
+			a.judge(next...)
+		}
+		for _, d := range next {
 			a.answer(d)
 		}
 	}
 }
 
-// judge takes in what Envoy says now. The server is made to ask for what it has had another answer to, but for d, which
-// is about to be answered.
-func (a *answers) judge(d delivery) {
+// judge takes in what Envoy says now. The server is made to ask for what it has had another answer to, unless that is
+// among those that are about to be answered.
+func (a *answers) judge(next ...delivery) {
 	for _, p := range a.local.Proxies() { // the one
 		for _, t := range p.Types {
 			if t.Waiting || !p.Connected {
 				continue // what it said last may be old
 			}
 			news := a.compare(t)
-			if d.resp != nil && t.Type == d.resp.Type.String() {
-				news = slices.DeleteFunc(news, func(k translator.Key) bool {
-					return slices.ContainsFunc(d.resp.Resources, func(r *translator.Resource) bool { return r.Key == k })
-				})
-			}
+			news = slices.DeleteFunc(news, func(k translator.Key) bool {
+				return slices.ContainsFunc(next, func(d delivery) bool { return d.has(k) })
+			})
 			var names []string
 			for _, k := range news {
 				names = append(names, k.Name)
@@ -247,14 +253,14 @@ func (a *answers) look() {
 	switch {
 	case !a.expected:
 	case a.took:
-		a.judge(delivery{})
+		a.judge()
 		if len(a.refused) > 0 && time.Now().After(a.retry) {
 			a.retry = time.Now().Add(a.pause.NextBackOff())
 			a.local.Retry(a.proxy)
 		}
 	case a.settled():
 		a.met, a.took = true, true
-		a.judge(delivery{})
+		a.judge(a.stored...)
 		a.release()
 	case !a.met && time.Since(a.since) > meetLimit:
 		a.log.Warn("no Envoy has come for its configuration", "proxy", a.proxy)
