@@ -8,13 +8,13 @@ import (
 	"github.com/pmezard/go-difflib/difflib"
 )
 
-// Format returns src in the canonical style. If it is no valid HCL, the text is nil and the diagnostics, of which one
+// Format returns src in the canonical style, whose lines end with LF. If it is no valid HCL, the text is nil and the diagnostics, of which one
 // is an error then, say why; they call it name.
 func Format(name string, src []byte) ([]byte, Diagnostics) {
 	if _, diags := readHCL(&source{path: name, data: src}); len(diags) > 0 {
 		return nil, diags
 	}
-	out := bytes.TrimRight(hclwrite.Format(src), " \t\r\n")
+	out := bytes.TrimRight(bytes.ReplaceAll(hclwrite.Format(src), []byte("\r\n"), []byte("\n")), " \t\n")
 	if len(out) == 0 {
 		return []byte{}, nil
 	}
@@ -31,11 +31,13 @@ func Diff(name string, a, b []byte) string {
 	return s
 }
 
-// lines splits after each new line.
+// lines splits after each new line. A last one without it says so, as diff does.
 func lines(text []byte) []string {
 	all := strings.SplitAfter(string(text), "\n")
-	if last := len(all) - 1; all[last] == "" {
+	last := len(all) - 1
+	if all[last] == "" {
 		return all[:last]
 	}
+	all[last] += "\n\\ No newline at end of file\n"
 	return all
 }

@@ -9,6 +9,7 @@ func TestFormat(t *testing.T) {
 	for _, c := range []struct{ name, src, want string }{
 		{"alignment and indentation", "mesh{\ndomain=\"a\"\n   trust_domain =   \"b\"\n}", "mesh {\n  domain       = \"a\"\n  trust_domain = \"b\"\n}\n"},
 		{"comments stay", "# one\nmesh {} // two\n\n\n", "# one\nmesh {} // two\n"},
+		{"line ends of Windows", "mesh {\r\n  domain = \"a\"\r\n}\r\n", "mesh {\n  domain = \"a\"\n}\n"},
 		{"nothing", "", ""},
 		{"only blank lines", "\n\n \n", ""},
 	} {
@@ -49,6 +50,9 @@ func TestDiff(t *testing.T) {
 		t.Errorf("equal texts differ: %q", d)
 	}
 	if d, want := Diff("a.hcl", []byte("a\nb\n"), []byte("a\nc\n")), "--- a/a.hcl\n+++ b/a.hcl\n@@ -1,2 +1,2 @@\n a\n-b\n+c\n"; d != want {
+		t.Errorf("got %q", d)
+	}
+	if d, want := Diff("a.hcl", []byte("a"), []byte("a\n")), "--- a/a.hcl\n+++ b/a.hcl\n@@ -1 +1 @@\n-a\n\\ No newline at end of file\n+a\n"; d != want {
 		t.Errorf("got %q", d)
 	}
 }
