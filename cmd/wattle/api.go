@@ -68,6 +68,9 @@ commas. Services that the policy declares in the host's own block need no grant.
 		if *node == "" {
 			return &invalid{fmt.Errorf("-node is missing: say which host the token is for")}
 		}
+		if *ttl <= 0 { // the API takes none as the default
+			return &invalid{fmt.Errorf("-ttl %s: a token lives from 1s to 168h", *ttl)}
+		}
 		t, err := client().CreateToken(cmd.Context(), api.TokenRequest{
 			Node: *node, Services: *services, TTL: configs.Duration(*ttl),
 		})
