@@ -60,4 +60,7 @@ var meshCodes = []Code{
 	{"W2019", "workload with another protocol",
 		"A workload is declared with TCP at a port where its service speaks HTTP, or the other way round. It is left out of the service's endpoints: its callers could not understand it. A warning.",
 		"Declare the same protocol for the port wherever the service is registered."},
+	{"W2020", "outside the mesh, where nothing may be called",
+		"A service has endpoints outside the mesh, which are called in plaintext, and the mesh block says plaintext = false. Nobody calls them: requests that would go there are answered 503. A warning.",
+		"Run the service as a workload of a host, or remove plaintext = false from the mesh block."},
 }

@@ -192,7 +192,7 @@ type HTTPCookie struct {
 	TTL  *Duration `json:"ttl,omitempty"` // zero: a session cookie
 }
 
-// ConnectionPool bounds what a proxy opens to a destination.
+// ConnectionPool bounds what a proxy opens to a destination. What is nil has no bound, unless it says otherwise.
 type ConnectionPool struct {
 	TCP  *TCPPool  `json:"tcp,omitempty"`
 	HTTP *HTTPPool `json:"http,omitempty"`

@@ -119,7 +119,7 @@ var connectionPoolBlock = newBlock(block[ConnectionPool]{
 var tcpPoolBlock = newBlock(block[TCPPool]{
 	doc: "Bounds of connections.",
 	attrs: []attr[TCPPool]{
-		optional("max_connections", whole[uint32](1, 1<<31-1), func(p *TCPPool) **uint32 { return &p.MaxConnections }, "Connections at a time.").orText("`1024`, Envoy's"),
+		optional("max_connections", whole[uint32](1, 1<<31-1), func(p *TCPPool) **uint32 { return &p.MaxConnections }, "Connections at a time.").orText("no limit"),
 		optional("connect_timeout", duration(time.Millisecond, day), func(p *TCPPool) **Duration { return &p.ConnectTimeout }, "How long opening one may take.").orText("`\"5s\"`"),
 		optional("idle_timeout", duration(0, year), func(p *TCPPool) **Duration { return &p.IdleTimeout }, "A TCP connection without data is closed after this time; `\"0s\"` never.").orText("`\"1h\"`"),
 	},
@@ -128,10 +128,10 @@ var tcpPoolBlock = newBlock(block[TCPPool]{
 var httpPoolBlock = newBlock(block[HTTPPool]{
 	doc: "Bounds of requests.",
 	attrs: []attr[HTTPPool]{
-		optional("max_pending_requests", whole[uint32](0, 1<<31-1), func(p *HTTPPool) **uint32 { return &p.MaxPendingRequests }, "Requests that wait for a connection.").orText("`1024`, Envoy's"),
-		optional("max_requests", whole[uint32](1, 1<<31-1), func(p *HTTPPool) **uint32 { return &p.MaxRequests }, "Requests at a time.").orText("`1024`, Envoy's"),
+		optional("max_pending_requests", whole[uint32](0, 1<<31-1), func(p *HTTPPool) **uint32 { return &p.MaxPendingRequests }, "Requests that wait for a connection.").orText("no limit"),
+		optional("max_requests", whole[uint32](1, 1<<31-1), func(p *HTTPPool) **uint32 { return &p.MaxRequests }, "Requests at a time.").orText("no limit"),
 		optional("max_requests_per_connection", whole[uint32](1, 1<<31-1), func(p *HTTPPool) **uint32 { return &p.MaxRequestsPerConnection }, "A connection is closed after this many requests.").orText("no limit"),
-		optional("max_retries", whole[uint32](0, 1<<31-1), func(p *HTTPPool) **uint32 { return &p.MaxRetries }, "Retries at a time.").orText("`3`, Envoy's"),
+		optional("max_retries", whole[uint32](0, 1<<31-1), func(p *HTTPPool) **uint32 { return &p.MaxRetries }, "Retries at a time.").orText("no limit"),
 		optional("idle_timeout", duration(0, year), func(p *HTTPPool) **Duration { return &p.IdleTimeout }, "A connection without requests is closed after this time; `\"0s\"` never.").orText("`\"1h\"`"),
 	},
 })

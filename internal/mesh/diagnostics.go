@@ -37,6 +37,7 @@ const (
 	codeNoMeshPort           = "W2017"
 	codeEmptySubset          = "W2018"
 	codeOtherProtocol        = "W2019"
+	codeNoPlaintext          = "W2020"
 )
 
 // note is a diagnostic of one thing. What is suggested for a name that nobody knows depends on all others, so it
@@ -286,6 +287,11 @@ func foreignWorkload(s *registry.Service, e *registry.Endpoint, w *registry.Work
 func otherProtocol(s *registry.Service, port registry.Port, w *Workload, own registry.Port) note {
 	return warn(codeOtherProtocol, cmp.Or(w.Origin, s.Origin), fmt.Sprintf("workload %s speaks %s at port %d, but the service %q speaks %s there", w.Key(), protocolOf(own), own.Number, short(s.Name), protocolOf(port)),
 		"The workload is left out: nobody could understand it. Declare the same protocol for the port wherever the service is registered.").at("service", "", "")
+}
+
+func noPlaintext(s *registry.Service) note {
+	return warn(codeNoPlaintext, s.Origin, fmt.Sprintf("nobody calls the endpoints of service %q that are outside the mesh", short(s.Name)),
+		"They are called in plaintext, and the mesh block says plaintext = false. Run the service as a workload of a host, or remove plaintext = false.").at("service", "", "")
 }
 
 func sameAddress(s *registry.Service, first, second *placed) note {

@@ -40,6 +40,9 @@ func (r *resolver) placeEndpoints(s *registry.Service) *placement {
 		}
 	}
 	slices.SortStableFunc(out.all, comparePlaced)
+	if !r.pol.Mesh.Plaintext && slices.ContainsFunc(out.all, func(p placed) bool { return !p.MTLS }) {
+		out.notes = append(out.notes, noPlaintext(s))
+	}
 	return out
 }
 

@@ -150,6 +150,11 @@ func TestEveryDiagnostic(t *testing.T) {
 			w.services[web] = service(web, "h1", "h2")
 			w.services[web].Endpoints[1].Workload.Ports[0].Protocol = registry.TCP
 		}},
+		{codeNoPlaintext, `nobody calls the endpoints of service "reviews" that are outside the mesh`, func(w *world) {
+			w.mesh.Plaintext = false
+			w.services[reviews] = service(reviews)
+			w.services[reviews].Endpoints = []*registry.Endpoint{{Address: addressOf("h9"), Port: 80, ServicePort: 80}}
+		}},
 		{codePortNotServed, `endpoint 10.0.0.1:80 is for port 81 of service "web", which it does not have`, func(w *world) {
 			w.services[web].Endpoints[0].ServicePort = 81
 		}},
