@@ -270,5 +270,5 @@ func (d *dev) ready(policy *configs.Policy, proxies int, took time.Duration) {
 			d.say("gateway %s: http://%s/", g.Name, s.Bind)
 		}
 	}
-	d.say("look around: wattle status, wattle proxy status; edit %s and watch this; Ctrl-C ends it all", d.dir)
+	d.say("look around: %[1]s status, %[1]s proxy status; edit %[2]s and watch this; Ctrl-C ends it all", os.Args[0], d.dir)
 }
