@@ -215,9 +215,9 @@ func unknownSubset(d *configs.Destination, n registry.Name, rule *configs.Destin
 		for _, s := range rule.Subsets {
 			names = append(names, strconv.Quote(s.Name))
 		}
-		remedy = fmt.Sprintf("destination_rule %q (%s) declares the subsets: %s.", rule.Name, rule.Origin, strings.Join(names, ", "))
+		remedy = fmt.Sprintf("destination_rule %q declares the subsets: %s.", rule.Name, strings.Join(names, ", ")) // it may move
 		if len(names) == 0 {
-			remedy = fmt.Sprintf("destination_rule %q (%s) declares no subsets.", rule.Name, rule.Origin)
+			remedy = fmt.Sprintf("destination_rule %q declares no subsets.", rule.Name)
 		}
 	}
 	return wrong(codeUnknownSubset, d.Origin, fmt.Sprintf("service %q has no subset %q", short(n), d.Subset),
