@@ -6,7 +6,9 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -28,6 +30,9 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) (code int, err error) {
+	if signal.Ignored(syscall.SIGHUP) { // under nohup, which what is started here would inherit
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
 	if suite.root, err = filepath.Abs("../.."); err != nil {
 		return 1, err
 	}
