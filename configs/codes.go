@@ -75,6 +75,7 @@ const (
 	codeUTF8           = "W1405"
 	codeNoPolicy       = NoPolicyFiles
 	codeNamespaceTwice = "W1407"
+	codeRemoved        = "W1408"
 )
 
 // NoPolicyFiles is the code of a warning that a folder holds no files. Who does not need any can leave it out.
@@ -248,4 +249,7 @@ var codes = slices.Concat([]Code{
 	{codeNamespaceTwice, "two namespaces for one folder",
 		"Two namespace blocks give the same folder to two namespaces, so that it is not clear in which of them its blocks are.",
 		"Remove one of the two namespace blocks, or correct its path."},
+	{codeRemoved, "a file in force was removed",
+		"A policy file is gone while the server runs, and with it blocks that stand in no other file: an accident, or half of a deployment. Nothing changes until somebody says that it is meant. A file that is renamed, or whose blocks moved to other files, is no error, nor is an empty one that is removed. At its next start the server takes the folder as it is.",
+		"Put the file back, or say that its blocks shall go with wattle policy accept, or remove its blocks first and then the file."},
 }, laterCodes)

@@ -31,6 +31,9 @@ type Loader struct {
 	texts map[string]*source // what file() read, by path
 	env   *env
 	last  *Policy // the last one without errors, whose blocks keep their pointers
+	// What must not just vanish, and whether the next load may lack it.
+	guarded guarded
+	allowed bool
 	// The result of the last load, which holds until a file changes.
 	policy  *Policy
 	diags   Diagnostics
@@ -96,7 +99,12 @@ func (l *Loader) load(dir string, kind folderKind) (*Policy, Diagnostics) {
 	l.env = e
 	r.each(files, func(f *file) { r.decodeFile(f, e) })
 	l.policy, l.diags = r.assemble(files, mesh)
-	l.settled = len(diags) == 0
+	if l.policy != nil && !l.allowed {
+		if lost := l.removed(l.policy); len(lost) > 0 {
+			l.policy, l.diags = nil, append(l.diags, lost...).Sort()
+		}
+	}
+	l.settled, l.allowed = len(diags) == 0, false
 	if l.policy != nil {
 		l.last = l.policy
 	}

@@ -50,6 +50,32 @@ func first(all ...string) string {
 	return ""
 }
 
+func newPolicy() *cobra.Command {
+	cmd := &cobra.Command{Use: "policy", Short: "Say yes to what the server asks about the policy"}
+	accept := &cobra.Command{
+		Use:   "accept",
+		Short: "Let files go that were removed while they are in force",
+		Long: `Accept has the server read its policy folder again and take it as it is, even if files are gone with blocks that are
+in force: without it such a folder is rejected, because a file that vanishes may be an accident or half of a
+deployment. Every other error still keeps the last good policy; it is printed, and the exit code is 2.`,
+		Args: args(cobra.NoArgs),
+	}
+	client := writeFlags(accept)
+	accept.RunE = func(cmd *cobra.Command, _ []string) error {
+		got, err := client().AcceptPolicy(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if got.Rejected {
+			return refuse(cmd.ErrOrStderr(), got.Diagnostics)
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "revision %d is in force\n", got.Revision)
+		return nil
+	}
+	cmd.AddCommand(accept)
+	return cmd
+}
+
 func newToken() *cobra.Command {
 	cmd := &cobra.Command{Use: "token", Short: "Make join tokens"}
 	create := &cobra.Command{

@@ -139,7 +139,7 @@ func (d *dev) mesh(ctx context.Context, procs *procs) error {
 	}
 	d.say("server: policy %s, API http://%s, agents %s", d.dir, d.http, d.agents)
 	procs.Set([]proc{server})
-	d.client = api.NewClient(api.ClientOptions{Address: d.http, TokenFile: filepath.Join(d.state, "server", "admin.token")})
+	d.client = api.NewClient(api.ClientOptions{Address: d.http, TokenFile: d.tokenFile()})
 	defer d.client.Close()
 	var now inForce
 	answers := func() bool { now, err = d.ask(ctx, inForce{}); return err == nil }
@@ -263,6 +263,8 @@ func (d *dev) synced(ctx context.Context, hosts []*configs.Host) (int, bool) {
 	return len(proxies), true
 }
 
+func (d *dev) tokenFile() string { return filepath.Join(d.state, "server", "admin.token") }
+
 func (d *dev) ready(policy *configs.Policy, proxies int, took time.Duration) {
 	d.say("ready in %s: %s, %s", took.Round(10*time.Millisecond), count(len(policy.Hosts), "host", "hosts"), count(proxies, "proxy", "proxies"))
 	for _, g := range policy.Gateways {
@@ -270,5 +272,6 @@ func (d *dev) ready(policy *configs.Policy, proxies int, took time.Duration) {
 			d.say("gateway %s: http://%s/", g.Name, s.Bind)
 		}
 	}
+	d.say("commands that change something: export %s=%s", tokenFileEnv, d.tokenFile())
 	d.say("look around: %[1]s status, %[1]s proxy status; edit %[2]s and watch this; Ctrl-C ends it all", os.Args[0], d.dir)
 }

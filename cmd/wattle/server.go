@@ -294,7 +294,7 @@ func (s *server) serveAgents(ctx context.Context, l net.Listener) error {
 func (s *server) serveHTTP(ctx context.Context, l net.Listener, token string) error {
 	return api.Serve(ctx, l, api.NewHandler(api.HTTPOptions{
 		Log: s.log, AdminToken: token, Version: version, Node: s.nodes,
-		State: s.loop.State, PolicyDir: s.cfg.Policy, Registries: s.registry.Status, Proxies: s.xds.Proxies,
+		State: s.loop.State, Accept: s.loop.Accept, PolicyDir: s.cfg.Policy, Registries: s.registry.Status, Proxies: s.xds.Proxies,
 		Metrics: promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}),
 	}))
 }

@@ -66,6 +66,11 @@ func (c *Client) Policy(ctx context.Context) (json.RawMessage, error) {
 	return get[json.RawMessage](ctx, c, "/v1/policy")
 }
 
+// AcceptPolicy lets the policy folder lack files whose blocks are in force.
+func (c *Client) AcceptPolicy(ctx context.Context) (Accepted, error) {
+	return post[Accepted](ctx, c, "/v1/policy/accept", struct{}{})
+}
+
 // Proxies returns the state of every proxy, sorted by id.
 func (c *Client) Proxies(ctx context.Context) ([]xds.ProxyStatus, error) {
 	p, err := get[Proxies](ctx, c, "/v1/proxies")

@@ -63,6 +63,7 @@ func TestTheDocumentedExamplesAreWhatIsSent(t *testing.T) {
 		"GET /v1/catalog":                   {new(any)},
 		"GET /v1/policy":                    {new(any)},
 		"GET /v1/nodes":                     {new(Nodes)},
+		"POST /v1/policy/accept":            {new(struct{}), new(Accepted)},
 		"POST /v1/tokens":                   {new(TokenRequest), new(TokenResponse)},
 		"POST /v1/nodes/{name}/certificate": {new(CertificateRequest), new(CertificateResponse)},
 		"GET /metrics":                      nil,

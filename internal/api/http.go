@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
@@ -28,10 +29,11 @@ type HTTPOptions struct {
 	PolicyDir  string
 	AdminToken string // what every write must show; see AdminToken
 	Node       *Node
-	State      func() *pipeline.State   // what is in force
-	Registries func() []registry.Status //
-	Proxies    func() []xds.ProxyStatus //
-	Metrics    http.Handler             // GET /metrics; nil: none
+	State      func() *pipeline.State      // what is in force
+	Accept     func(context.Context) error // see (*pipeline.Loop).Accept
+	Registries func() []registry.Status    //
+	Proxies    func() []xds.ProxyStatus    //
+	Metrics    http.Handler                // GET /metrics; nil: none
 }
 
 type handler struct {
@@ -66,6 +68,7 @@ func (h *handler) routes() []route {
 		{"GET /v1/catalog", h.read(h.catalog)},
 		{"GET /v1/policy", h.read(h.policy)},
 		{"GET /v1/nodes", h.read(h.nodes)},
+		{"POST /v1/policy/accept", h.write(h.accept)},
 		{"POST /v1/tokens", h.write(h.createToken)},
 		{"POST /v1/nodes/{name}/certificate", h.write(h.issue)},
 	}
@@ -140,13 +143,9 @@ func (h *handler) status() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	diagnostics := st.Diagnostics
-	if diagnostics == nil {
-		diagnostics = configs.Diagnostics{} // not null
-	}
 	s := Status{
 		Ready: st.Ready, Revision: st.Revision, Rejected: st.Rejected, Changed: st.Changed, Policy: h.o.PolicyDir,
-		Diagnostics: diagnostics, Registries: h.o.Registries(), Proxies: countProxies(h.o.Proxies()), Nodes: len(nodes),
+		Diagnostics: diagnostics(st), Registries: h.o.Registries(), Proxies: countProxies(h.o.Proxies()), Nodes: len(nodes),
 		TrustDomain: h.o.Node.o.CA.TrustDomain, Store: h.o.Node.o.Store.ID(), Version: h.o.Version,
 	}
 	for _, n := range nodes {
@@ -164,6 +163,14 @@ func (h *handler) status() (any, error) {
 		}
 	}
 	return s, nil
+}
+
+// diagnostics returns those of the state, none as an empty list: not null.
+func diagnostics(st *pipeline.State) configs.Diagnostics {
+	if st.Diagnostics == nil {
+		return configs.Diagnostics{}
+	}
+	return st.Diagnostics
 }
 
 func (h *handler) proxies() Proxies {
@@ -191,6 +198,17 @@ func (h *handler) policy() (any, error) {
 func (h *handler) nodes() (any, error) {
 	all, err := h.o.Node.Nodes()
 	return Nodes{all}, err
+}
+
+func (h *handler) accept(r *http.Request) (any, error) {
+	if err := decode(r.Body, &struct{}{}); err != nil {
+		return nil, err
+	}
+	if err := h.o.Accept(r.Context()); err != nil {
+		return nil, err
+	}
+	st := h.o.State()
+	return Accepted{Revision: st.Revision, Rejected: st.Rejected, Diagnostics: diagnostics(st)}, nil
 }
 
 func (h *handler) createToken(r *http.Request) (any, error) {

@@ -29,6 +29,13 @@ type Status struct {
 	Version     string              `json:"version"`
 }
 
+// Accepted is the answer of POST /v1/policy/accept: what is in force now.
+type Accepted struct {
+	Revision    uint64              `json:"revision"`
+	Rejected    bool                `json:"rejected"` // the policy folder has other errors, which Diagnostics says
+	Diagnostics configs.Diagnostics `json:"diagnostics"`
+}
+
 // ProxyCounts says how the proxies are, all in all.
 type ProxyCounts struct {
 	Known     int `json:"known"`

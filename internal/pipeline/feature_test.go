@@ -39,7 +39,7 @@ var update = flag.Bool("update", false, "rewrite what tests want")
 
 // TestFeatures edits policies and registries under real delta clients and compares what reaches each of them, and what
 // the log says, with testdata/features. Of an archive there, the files policy/... and services/... are the start, and
-// "1/policy/..." is edit 1, of one file; an empty text removes it. "N/refuse" has the proxies refuse, in these words,
+// "1/policy/..." is edit 1, of one file; an empty text removes it. "N/accept" says that this was meant. "N/refuse" has the proxies refuse, in these words,
 // what edit N brings. "want" and "N/want" are the outcome: + is a resource that is new, ~ one that changed, - one that
 // is gone.
 func TestFeatures(t *testing.T) {
@@ -56,7 +56,7 @@ func TestFeatures(t *testing.T) {
 			f := newFeature(t, a)
 			f.check("want", f.begin())
 			for n := 1; f.edit(fmt.Sprintf("%d/", n)); n++ {
-				f.check(fmt.Sprintf("%d/want", n), f.outcome())
+				f.check(fmt.Sprintf("%d/want", n), f.outcome(f.has(fmt.Sprintf("%d/accept", n))))
 			}
 			if *update {
 				if err := os.WriteFile(path, txtar.Format(a), 0o644); err != nil {
@@ -236,6 +236,12 @@ func (f *feature) edit(prefix string) bool {
 	f.mu.Lock()
 	f.refuse = strings.TrimSpace(f.text(prefix + "refuse"))
 	f.mu.Unlock()
+	if f.has(prefix + "accept") {
+		if err := f.loop.Accept(f.t.Context()); err != nil {
+			f.t.Fatal(err)
+		}
+		return true
+	}
 	return f.write(prefix)
 }
 
@@ -261,9 +267,9 @@ func (f *feature) write(prefix string) (any bool) {
 }
 
 // outcome waits until the log says what became of an edit, which it does when all proxies have answered.
-func (f *feature) outcome() string {
+func (f *feature) outcome(accepted bool) string {
 	line := f.line()
-	if strings.Contains(line, "in force with warnings") {
+	if strings.Contains(line, "in force with warnings") || accepted && strings.Contains(line, "valid again") {
 		line += "\n" + f.line()
 	}
 	return line + "\n" + f.drain()
@@ -301,6 +307,10 @@ func (f *feature) drain() string {
 	return b.String()
 }
 
+func (f *feature) has(name string) bool {
+	return slices.ContainsFunc(f.a.Files, func(x txtar.File) bool { return x.Name == name })
+}
+
 func (f *feature) text(name string) string {
 	for _, x := range f.a.Files {
 		if x.Name == name {
@@ -328,7 +338,7 @@ func (f *feature) check(name, got string) {
 	step, _, _ := strings.Cut(name, "want")
 	after := len(f.a.Files)
 	for i, x := range f.a.Files {
-		if rest, ok := strings.CutPrefix(x.Name, step); ok && (rest == "refuse" || strings.HasPrefix(rest, "policy/") || strings.HasPrefix(rest, "services/")) {
+		if rest, ok := strings.CutPrefix(x.Name, step); ok && (rest == "refuse" || rest == "accept" || strings.HasPrefix(rest, "policy/") || strings.HasPrefix(rest, "services/")) {
 			after = i + 1
 		}
 	}

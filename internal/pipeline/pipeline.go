@@ -56,6 +56,7 @@ type Loop struct {
 	poke   chan struct{}
 	folder atomic.Bool // the policy folder may have changed
 	world  atomic.Bool // a registry or health may have changed
+	accept chan chan struct{}
 
 	state atomic.Pointer[State]
 	ready chan struct{} // closed when a view has been published
@@ -85,7 +86,7 @@ type State struct {
 
 // New makes a Loop that does nothing until Run.
 func New(o Options) *Loop {
-	l := &Loop{o: o, poke: make(chan struct{}, 1), ready: make(chan struct{}), rounds: map[uint64]news{}}
+	l := &Loop{o: o, poke: make(chan struct{}, 1), accept: make(chan chan struct{}), ready: make(chan struct{}), rounds: map[uint64]news{}}
 	l.state.Store(&State{})
 	return l
 }
@@ -98,6 +99,19 @@ func (l *Loop) Ready() <-chan struct{} { return l.ready }
 
 // Nudge says that a registry's services or a health may have changed.
 func (l *Loop) Nudge() { l.wake(&l.world) }
+
+// Accept has the policy folder read again, and lets it lack files whose blocks are in force. When it returns without an
+// error, the state says what came of it.
+func (l *Loop) Accept(ctx context.Context) error {
+	done := make(chan struct{})
+	select {
+	case l.accept <- done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	<-done
+	return nil
+}
 
 func (l *Loop) wake(what *atomic.Bool) {
 	what.Store(true)
@@ -139,6 +153,10 @@ func (l *Loop) Run(ctx context.Context) error {
 		}
 		select {
 		case <-l.poke:
+		case done := <-l.accept:
+			r.loader.AllowRemovals()
+			r.run(true, false)
+			close(done)
 		case err := <-watched:
 			watched <- err
 			return err

@@ -139,6 +139,34 @@ func TestAPolicyThatIsMendedToWhatIsInForceIsNoRevision(t *testing.T) {
 	}
 }
 
+func TestAFileThatIsRemovedStaysInForceUntilThatIsAccepted(t *testing.T) {
+	w := start(t, map[string]string{"mesh.hcl": host, "routes.hcl": routes("reviews")})
+	before := w.until(func(s *State) bool { return s.Ready })
+	w.remove("routes.hcl")
+	s := w.until(func(s *State) bool { return s.Rejected })
+	if s.Revision != 1 || s.Output != before.Output || len(s.Diagnostics) != 1 || s.Diagnostics[0].File != "routes.hcl" || s.Diagnostics[0].Snippet == "" {
+		t.Errorf("revision %d, %v", s.Revision, s.Diagnostics)
+	}
+
+	// Other errors are not accepted, and then the file is asked for again.
+	w.write("more.hcl", "virtual_service {")
+	w.until(func(s *State) bool { return s.Rejected && s.Diagnostics[0].File == "more.hcl" })
+	if err := w.Accept(t.Context()); err != nil || w.State().Revision != 1 || !w.State().Rejected {
+		t.Errorf("%v, revision %d", err, w.State().Revision)
+	}
+	w.remove("more.hcl")
+	w.until(func(s *State) bool { return s.Rejected && s.Diagnostics[0].File == "routes.hcl" })
+
+	if err := w.Accept(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s := w.State(); s.Revision != 2 || s.Rejected || len(s.Diagnostics) > 0 || len(s.Policy.VirtualServices) > 0 {
+		t.Errorf("revision %d, %v", s.Revision, s.Diagnostics)
+	}
+	w.remove("mesh.hcl") // the next one is none that was accepted
+	w.until(func(s *State) bool { return s.Rejected })
+}
+
 func TestNothingIsPublishedBeforeTheRegistriesAreReady(t *testing.T) {
 	w := prepare(t, map[string]string{"mesh.hcl": host})
 	w.registries.ready = make(chan struct{})

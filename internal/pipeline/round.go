@@ -200,6 +200,9 @@ func (r *round) commit(next *State, diags configs.Diagnostics, began time.Time) 
 		r.l.o.OnPolicy(next.Policy)
 	}
 	r.l.publish(next.Output.Changes, n)
+	if n.revision {
+		r.loader.InForce()
+	}
 	if first {
 		close(r.l.ready)
 	}

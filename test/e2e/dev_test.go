@@ -94,18 +94,18 @@ func TestDevKeepsItsProcessesWhileAPolicyIsRejected(t *testing.T) {
 	h1, was := read("hosts/h1.hcl"), read(h4)
 	slower := strings.ReplaceAll(was, `"-timeout", "1s"`, `"-timeout", "2s"`)
 	for _, c := range []struct {
-		name        string
-		spoil, mend func()
+		name, file, text string
+		spoil, mend      func()
 	}{
-		{"a host of which a route needs a service is gone", func() { m.remove("hosts/h1.hcl") }, func() { m.write("hosts/h1.hcl", h1) }},
-		{"all hosts are gone", func() { move("hosts", ".hosts") }, func() { move(".hosts", "hosts") }},
-		{"a service has another name", func() {
+		{"all hosts are gone", "hosts/h1.hcl", "removed", func() { move("hosts", ".hosts") }, func() { move(".hosts", "hosts") }},
+		{"a host of which a route needs a service is gone", route, "productpage", func() { m.write("hosts/h1.hcl", "") }, func() { m.write("hosts/h1.hcl", h1) }},
+		{"a service has another name", route, "productpage", func() {
 			m.write("hosts/h1.hcl", strings.Replace(h1, `service "productpage"`, `service "frontpage"`, 1))
 		}, func() { m.write("hosts/h1.hcl", h1) }},
-		{"a route dangles and a command is another", func() { m.remove("hosts/h1.hcl"); m.write(h4, slower) }, func() { m.write(h4, was); m.write("hosts/h1.hcl", h1) }},
+		{"a route dangles and a command is another", route, "productpage", func() { m.write("hosts/h1.hcl", ""); m.write(h4, slower) }, func() { m.write(h4, was); m.write("hosts/h1.hcl", h1) }},
 	} {
 		c.spoil()
-		m.rejected(t, c.name, route, 0, "productpage")
+		m.rejected(t, c.name, c.file, 0, c.text)
 		m.mustCall(t, page)
 		c.mend()
 		m.accepted(t)

@@ -62,7 +62,7 @@ func TestDevLosesNoRequestToADeparture(t *testing.T) {
 	slow.answered(t, "h3-a", 1) // from now on some are always under way
 
 	before := m.children(t)
-	m.remove("h3.hcl")
+	m.write("h3.hcl", "")
 	m.leaves(t, "shop.a@h3")
 	m.leaves(t, "agent h3")
 	fast.silent(t, "h3-a", 100)
@@ -92,7 +92,7 @@ func TestDevLosesNoRequestToADeparture(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	m.remove("h2.hcl")
+	m.write("h2.hcl", "")
 	m.says(t, `shop.a@h2 +\| is not in the policy any more, it goes on until nobody uses it`)
 	began := time.Now()
 	m.signal(t, syscall.SIGINT)
@@ -139,7 +139,7 @@ func (m *mesh) returns(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	m.remove("h3.hcl")
+	m.write("h3.hcl", "")
 	m.says(t, `(?s)(shop.a@h3 +\| is not in the policy any more, .*){2}`)
 	m.write("h3.hcl", shops(3, "a"))
 	m.says(t, `shop.a@h3 +\| is in the policy again, it goes on`)

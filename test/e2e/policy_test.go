@@ -131,6 +131,9 @@ func TestABadPolicyLeavesTheLastGoodOneInForce(t *testing.T) {
 	m.accepted(t)
 	m.remove("rule.hcl")
 	m.rejected(t, "a subset that left with its file", "shop.hcl", 7, "v1")
+	m.write("shop.hcl", "")
+	m.rejected(t, "a file that was removed", "rule.hcl", 1, "wattle policy accept")
+	m.write("shop.hcl", route)
 	m.write("rule.hcl", "destination_rule"+rule)
 	m.accepted(t)
 	if err := l.For(t.Context(), time.Second); err != nil {
@@ -145,6 +148,13 @@ func TestABadPolicyLeavesTheLastGoodOneInForce(t *testing.T) {
 	if err := l.Await(limited(t), func(r load.Result) bool { return r.Answer.Version == "v2" }); err != nil {
 		t.Error("a good policy after the bad ones is not followed:", err)
 	}
+	m.change("more.hcl", "gateway \"more\" {\n  run_on = [\"h1\"]\n  server \"http\" {\n    bind = \"127.0.X.11\"\n    port = 8081\n  }\n}\n")
+	m.remove("more.hcl")
+	m.rejected(t, "a gateway's file that was removed", "more.hcl", 1, "gateway more")
+	if out := m.wattle("policy", "accept"); !strings.HasPrefix(out, "revision ") {
+		t.Error(out)
+	}
+	m.accepted(t)
 	if report := l.Stop(); report.All().Failed > 0 {
 		t.Errorf("%s", report)
 	}
