@@ -31,6 +31,7 @@ type decoder struct {
 	attr      string         // its name
 	label     hcl.Range      // the label that is being decoded
 	path      []cty.Value    // where in its value
+	onKey     bool           // at the key that path ends with, not at what it stands for
 	blocks    int
 	expanded  bool       // the file has dynamic blocks
 	host      *hostScope // set in a host block
@@ -187,7 +188,7 @@ func (d *decoder) fail(code, summary, detail string) {
 func (d *decoder) here() place {
 	switch {
 	case d.expr != nil:
-		return d.src.place(locate(d.expr, d.path), d.frame)
+		return d.src.place(locate(d.expr, d.path, d.onKey), d.frame)
 	case d.label.Filename != "":
 		return d.src.place(d.label, d.frame)
 	}
@@ -234,33 +235,38 @@ func (d *decoder) unknownBlock(s *shape, h header) {
 	d.report(d.src.place(h.typeRange, d.frame), Error, codeUnknownBlock, "unknown block "+strconv.Quote(h.typ), "No block of this type may stand here: correct the name, or move or remove the block."+detail)
 }
 
-// locate returns the place of a part of a value, as far as the expression shows it.
-func locate(expr hcl.Expression, path []cty.Value) hcl.Range {
+// locate returns the place of a part of a value, or of the last key that leads to it, as far as the expression shows it.
+func locate(expr hcl.Expression, path []cty.Value, onKey bool) hcl.Range {
+	at := expr.Range()
 	for _, step := range path {
-		next := stepInto(hcl.UnwrapExpression(expr), step)
+		key, next := stepInto(hcl.UnwrapExpression(expr), step)
 		if next == nil {
 			break
 		}
-		expr = next
+		expr, at = next, next.Range()
+		if onKey && key != nil {
+			at = key.Range()
+		}
 	}
-	return expr.Range()
+	return at
 }
 
-func stepInto(expr hcl.Expression, step cty.Value) hcl.Expression {
+// stepInto returns an element of an expression, with its key if it has one.
+func stepInto(expr hcl.Expression, step cty.Value) (key, value hcl.Expression) {
 	switch e := expr.(type) {
 	case *hclsyntax.ObjectConsExpr:
 		for _, item := range e.Items {
 			if key, diags := item.KeyExpr.Value(nil); !diags.HasErrors() && key.RawEquals(step) {
-				return item.ValueExpr
+				return item.KeyExpr, item.ValueExpr
 			}
 		}
 	case *hclsyntax.TupleConsExpr:
 		if step.Type() != cty.Number {
-			return nil
+			return nil, nil
 		}
 		if i, _ := step.AsBigFloat().Int64(); i < int64(len(e.Exprs)) {
-			return e.Exprs[i]
+			return nil, e.Exprs[i]
 		}
 	}
-	return nil
+	return nil, nil
 }

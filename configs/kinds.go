@@ -293,11 +293,13 @@ func dict[V any](k kind[V], hint string, key func(*decoder, string) (string, boo
 		for it := v.ElementIterator(); it.Next(); {
 			name, e := it.Element()
 			d.inside(name, func() {
+				d.onKey = true
 				n, good := key(d, name.AsString())
 				if _, twice := out[n]; good && twice {
 					d.fail(codeHeader, fmt.Sprintf("%s is given twice", d.what()), "Names that differ only in case are the same name. Remove one of them.")
 					good = false
 				}
+				d.onKey = false
 				if good {
 					var got V
 					got, good = k.parse(d, e)

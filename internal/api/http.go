@@ -91,9 +91,9 @@ func (h *handler) read(value func() (any, error)) http.HandlerFunc {
 // write checks the admin token before it looks at the request.
 func (h *handler) write(do func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		got := sha256.Sum256([]byte(token))
-		if subtle.ConstantTimeCompare(got[:], h.token[:]) != 1 {
+		if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], h.token[:]) != 1 {
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			fail(w, &Error{http.StatusUnauthorized, "the admin token is missing or wrong",
 				"it is in admin.token in the server's state folder; set WATTLE_TOKEN_FILE to that file"})

@@ -231,7 +231,7 @@ func TestWritesNeedTheAdminToken(t *testing.T) {
 			}
 		}
 	}
-	auth := map[string]string{"Authorization": "Bearer " + good}
+	auth := map[string]string{"Authorization": "bearer " + good}
 	for name, body := range map[string]string{
 		"no body": "", "no JSON": "node=h1", "an unknown field": `{"node":"h1","admin":true}`, "two values": `{"node":"h1"}{"node":"h2"}`,
 		"a wrong type": `{"node":1}`, "an oversize body": `{"node":"` + strings.Repeat("a", maxRequest) + `"}`,
