@@ -53,7 +53,7 @@ func Codes() []Code {
 		{workloadConflict, "registries declare one workload differently",
 			"The registry that is asked first declares it alone; the others' word on its health and labels still counts. Declare the workload in one place."},
 		{endpointConflict, "registries disagree about an endpoint",
-			"Labels are united; where two registries give one label, the weight or the locality different values, the registry that is asked first wins. Let them say the same, or let only one of them say it."},
+			"Labels are united; where two registries give one label, the priority, the weight or the locality different values, the registry that is asked first wins. Let them say the same, or let only one of them say it."},
 	}
 }
 

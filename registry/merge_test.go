@@ -31,12 +31,12 @@ func merged(t *testing.T, health HealthMap, sets ...[]*Service) (*Service, []Dia
 func TestMergeUnitesEndpointsOfOnePlace(t *testing.T) {
 	first := outside("10.0.0.1", "version", "v1")
 	second := outside("10.0.0.1", "zone", "z1")
-	second.Weight = 3
+	second.Weight, second.Priority = 3, 7
 	got, ds := merged(t, nil, []*Service{service("s", first)}, []*Service{service("s", second, outside("10.0.0.2"))})
 	want := &Service{
 		Name: Name{"default", "s"}, Ports: []Port{{Number: 80, Protocol: HTTP}}, Sources: []string{"a", "b"},
 		Endpoints: []*Endpoint{
-			{Address: first.Address, Port: 8080, ServicePort: 80, Weight: 3, Meta: map[string]string{"version": "v1", "zone": "z1"}, Sources: []string{"a", "b"}},
+			{Address: first.Address, Port: 8080, ServicePort: 80, Priority: 7, Weight: 3, Meta: map[string]string{"version": "v1", "zone": "z1"}, Sources: []string{"a", "b"}},
 			{Address: netip.MustParseAddr("10.0.0.2"), Port: 8080, ServicePort: 80, Sources: []string{"b"}},
 		},
 	}
@@ -67,6 +67,19 @@ func TestMergeTakesTheFirstWordAndSaysSo(t *testing.T) {
 		"hosts/s.hcl:3: warning W4201: registries disagree about service default/s: port 80 is http, but b says tcp",
 		`hosts/s.hcl:3: warning W4203: registries disagree about service default/s: meta "version" of endpoint 10.0.0.1:8080 is "v1" by a, but "v2" by b`,
 	}
+	if d := cmp.Diff(want, texts(ds)); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestMergeTakesTheFirstPriorityThatIsSaid(t *testing.T) {
+	a, b := outside("10.0.0.1"), outside("10.0.0.1")
+	a.Priority, b.Priority = 10, 20
+	got, ds := merged(t, nil, []*Service{service("s", outside("10.0.0.1"))}, []*Service{service("s", a)}, []*Service{service("s", b)})
+	if p := got.Endpoints[0].Priority; p != 10 {
+		t.Errorf("priority %d, want that of the first set that says one", p)
+	}
+	want := []string{"warning W4203: registries disagree about service default/s: the priority of endpoint 10.0.0.1:8080 is 10 by a, but 20 by c"}
 	if d := cmp.Diff(want, texts(ds)); d != "" {
 		t.Error(d)
 	}

@@ -164,7 +164,7 @@ func (t *joint) hear(p part, e *Endpoint, d *dissent) {
 	t.Sources = unite(t.Sources, p.sources)
 	if t.by == "" {
 		t.by = p.source
-		t.Meta, t.Weight, t.Locality, t.Health, t.Reason = e.Meta, e.Weight, e.Locality, e.Health, e.Reason
+		t.Meta, t.Priority, t.Weight, t.Locality, t.Health, t.Reason = e.Meta, e.Priority, e.Weight, e.Locality, e.Health, e.Reason
 		return
 	}
 	disagree := func(about string, first, then any) {
@@ -174,12 +174,16 @@ func (t *joint) hear(p part, e *Endpoint, d *dissent) {
 		disagree("the place", &t.Endpoint, e)
 	}
 	t.hearMeta(e.Meta, disagree)
+	if differ(t.Priority, e.Priority) {
+		disagree("the priority", t.Priority, e.Priority)
+	}
 	if differ(t.Weight, e.Weight) {
 		disagree("the weight", t.Weight, e.Weight)
 	}
 	if differ(t.Locality, e.Locality) {
 		disagree("the locality", t.Locality, e.Locality)
 	}
+	t.Priority = cmp.Or(t.Priority, e.Priority)
 	t.Weight = cmp.Or(t.Weight, e.Weight)
 	t.Locality = cmp.Or(t.Locality, e.Locality)
 	t.hearHealth(HealthWord{e.Health, e.Reason})
@@ -229,7 +233,7 @@ func keep(now, old []*Endpoint) {
 
 // equal compares by value, workloads by pointer.
 func (e *Endpoint) equal(o *Endpoint) bool {
-	return e.Address == o.Address && e.Port == o.Port && e.ServicePort == o.ServicePort && e.Weight == o.Weight &&
-		e.Locality == o.Locality && e.Health == o.Health && e.Reason == o.Reason && e.Workload == o.Workload &&
+	return e.Address == o.Address && e.Port == o.Port && e.ServicePort == o.ServicePort && e.Priority == o.Priority &&
+		e.Weight == o.Weight && e.Locality == o.Locality && e.Health == o.Health && e.Reason == o.Reason && e.Workload == o.Workload &&
 		maps.Equal(e.Meta, o.Meta) && slices.Equal(e.Sources, o.Sources)
 }

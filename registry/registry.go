@@ -83,7 +83,8 @@ type Endpoint struct {
 	Port        uint16            `json:"port"`               // where it listens
 	ServicePort uint16            `json:"service_port"`       // which of the service's ports it serves
 	Meta        map[string]string `json:"meta,omitempty"`     // labels that subsets select on
-	Weight      uint32            `json:"weight,omitempty"`   // zero means 1
+	Priority    uint32            `json:"priority,omitempty"` // lower is tried first: the others serve while there are too few healthy ones before them
+	Weight      uint32            `json:"weight,omitempty"`   // among those of its priority; zero means 1
 	Locality    Locality          `json:"locality,omitzero"`  //
 	Health      Health            `json:"health,omitempty"`   //
 	Reason      string            `json:"reason,omitempty"`   // why the health is what it is

@@ -1,7 +1,9 @@
 package translator
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -12,22 +14,46 @@ import (
 	"github.com/wattle-mesh/wattle/registry"
 )
 
-// endpoints translates the endpoints of a cluster, grouped by locality in the order of their first endpoint.
+// lastLevel is the highest priority that Envoy takes (LocalityLbEndpoints.priority).
+const lastLevel = 128
+
+// group is what the endpoints of one LocalityLbEndpoints have in common.
+type group struct {
+	locality registry.Locality
+	level    uint32
+}
+
+// endpoints translates the endpoints of a cluster, grouped by locality and priority in the order of their first
+// endpoint.
 func endpoints(set *mesh.EndpointSet) (*Resource, error) {
 	name := clusterName(set.ClusterRef)
 	m := &endpointv3.ClusterLoadAssignment{ClusterName: name}
-	groups := map[registry.Locality]*endpointv3.LocalityLbEndpoints{}
+	groups, levels := map[group]*endpointv3.LocalityLbEndpoints{}, levels(set.Endpoints)
 	for i := range set.Endpoints {
 		e := &set.Endpoints[i]
-		g := groups[e.Locality]
+		of := group{e.Locality, levels[e.Priority]}
+		g := groups[of]
 		if g == nil {
-			g = &endpointv3.LocalityLbEndpoints{Locality: locality(e.Locality)}
-			groups[e.Locality] = g
+			g = &endpointv3.LocalityLbEndpoints{Locality: locality(e.Locality), Priority: of.level}
+			groups[of] = g
 			m.Endpoints = append(m.Endpoints, g)
 		}
 		g.LbEndpoints = append(g.LbEndpoints, endpoint(e))
 	}
 	return encode(Key{Type: Endpoint, Name: name}, m, "")
+}
+
+// levels gives each priority of a cluster's endpoints its place in their order, from 0: Envoy refuses endpoints whose
+// priorities have gaps. What lies beyond its last one shares that.
+func levels(endpoints []mesh.Endpoint) map[uint32]uint32 {
+	out := map[uint32]uint32{}
+	for i := range endpoints {
+		out[endpoints[i].Priority] = 0
+	}
+	for i, p := range slices.Sorted(maps.Keys(out)) {
+		out[p] = min(uint32(i), lastLevel)
+	}
+	return out
 }
 
 func endpoint(e *mesh.Endpoint) *endpointv3.LbEndpoint {

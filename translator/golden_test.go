@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
 
@@ -24,11 +25,12 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 // The files that a golden file holds beside the policy.
 const (
-	show    = "show"     // which resources to look at, a pattern "PROXY TYPE NAME" a line
-	wantXDS = "xds.json" // what they are
+	show     = "show"          // which resources to look at, a pattern "PROXY TYPE NAME" a line
+	services = "services.json" // what a registry besides the policy says, if there is one
+	wantXDS  = "xds.json"      // what they are
 )
 
-// TestGolden takes the policy of each file in testdata, whose own services are the only registry, through all
+// TestGolden takes the policy of each file in testdata, whose own services are the first registry, through all
 // stages and compares the resources that it shows.
 func TestGolden(t *testing.T) {
 	for file, archive := range goldens(t) {
@@ -100,8 +102,47 @@ func view(t testing.TB, archive *txtar.Archive) *mesh.View {
 		t.Fatalf("the policy does not load: %v", diags)
 	}
 	sets := []registry.Set{{Name: "policy", Services: static.Services(policy)}}
+	if text := section(archive, services); text != "" {
+		other := registry.Set{Name: "other"}
+		if err := json.Unmarshal([]byte(text), &other.Services); err != nil {
+			t.Fatal(err)
+		}
+		sets = append(sets, other)
+	}
 	v, _ := mesh.Resolve(nil, registry.Merge(nil, sets, nil), policy)
 	return v
+}
+
+// Envoy takes 129 priorities at most; those beyond share the last one.
+func TestAsManyPrioritiesAsEnvoyTakes(t *testing.T) {
+	s := &registry.Service{Name: registry.Name{Namespace: "default", Name: "legacy"}, Ports: []registry.Port{{Number: 80}}}
+	for i := range 200 {
+		s.Endpoints = append(s.Endpoints, &registry.Endpoint{Address: address(i), Port: 80, ServicePort: 80, Priority: uint32(i) * 300})
+	}
+	text, err := json.Marshal([]*registry.Service{s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := &txtar.Archive{Files: []txtar.File{
+		{Name: "h1.hcl", Data: []byte("host \"h1\" {\n  address = \"10.9.0.1\"\n  service \"web\" {\n    port = 80\n    upstream \"legacy\" { bind = \"127.0.0.1:81\" }\n  }\n}\n")},
+		{Name: services, Data: text},
+	}}
+	for _, r := range translate(t, view(t, archive)).Resources("h1/host") {
+		m, ok := decode(t, r).(*endpointv3.ClusterLoadAssignment)
+		if !ok || m.ClusterName != "legacy.default:80" {
+			continue
+		}
+		if len(m.Endpoints) != 129 || len(m.Endpoints[128].LbEndpoints) != 72 {
+			t.Fatalf("%d groups", len(m.Endpoints))
+		}
+		for i, g := range m.Endpoints {
+			if g.Priority != uint32(i) {
+				t.Errorf("group %d has priority %d", i, g.Priority)
+			}
+		}
+		return
+	}
+	t.Error("no endpoints of legacy")
 }
 
 func translate(t testing.TB, v *mesh.View) *translator.Output {

@@ -58,7 +58,8 @@ func comparePlaced(a, b placed) int {
 
 func (r *resolver) placeEndpoint(s *registry.Service, port registry.Port, e *registry.Endpoint, out *placement) (placed, bool) {
 	p := placed{from: e, Endpoint: Endpoint{
-		Address: e.Address, Port: e.Port, Weight: max(e.Weight, 1), Health: cmp.Or(e.Health, registry.Healthy), Locality: e.Locality,
+		Address: e.Address, Port: e.Port, Priority: e.Priority, Weight: max(e.Weight, 1), Health: cmp.Or(e.Health, registry.Healthy),
+		Locality: e.Locality,
 	}}
 	var w *Workload
 	if e.Workload != nil {

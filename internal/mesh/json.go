@@ -65,6 +65,7 @@ type (
 	endpointJSON struct {
 		Address  netip.AddrPort    `json:"address"`
 		MTLS     bool              `json:"mtls"`
+		Priority uint32            `json:"priority,omitempty"`
 		Weight   uint32            `json:"weight"`
 		Health   registry.Health   `json:"health"`
 		Locality registry.Locality `json:"locality,omitzero"`
@@ -207,7 +208,7 @@ func (c *Cluster) json() clusterJSON {
 }
 
 func (e Endpoint) json() endpointJSON {
-	return endpointJSON{netip.AddrPortFrom(e.Address, e.Port), e.MTLS, e.Weight, e.Health, e.Locality}
+	return endpointJSON{netip.AddrPortFrom(e.Address, e.Port), e.MTLS, e.Priority, e.Weight, e.Health, e.Locality}
 }
 
 func (s *Scope) json() scopeJSON {

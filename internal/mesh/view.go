@@ -137,6 +137,7 @@ type Endpoint struct {
 	Address  netip.Addr      // of the host or of the endpoint
 	Port     uint16          // the workload's mesh port, or the endpoint's own port
 	MTLS     bool            // over the mesh port; else plaintext
+	Priority uint32          // lower is tried first; there may be gaps
 	Weight   uint32          // at least 1
 	Health   registry.Health // Healthy, Unhealthy or Draining
 	Locality registry.Locality
