@@ -5,6 +5,14 @@ import "slices"
 // PortConflict is the code of a diagnostic about a port that is given two protocols.
 const PortConflict = "W4201"
 
+// What DNS says of single names.
+const (
+	NameUnreadable    = "W4401"
+	NameGone          = "W4402"
+	ResolversDisagree = "W4403"
+	RecordIgnored     = "W4404"
+)
+
 // The codes of diagnostics.
 const (
 	sourceFailed     = "W4001"
@@ -54,6 +62,14 @@ func Codes() []Code {
 			"The registry that is asked first declares it alone; the others' word on its health and labels still counts. Declare the workload in one place."},
 		{endpointConflict, "registries disagree about an endpoint",
 			"Labels are united; where two registries give one label, the priority, the weight or the locality different values, the registry that is asked first wins. Let them say the same, or let only one of them say it."},
+		{NameUnreadable, "a DNS name cannot be read",
+			"The resolvers do not answer, refuse, or answer what cannot be used. The last answer stays in force; the name is asked again with growing pauses of up to 30 s. Other names of the registry are not concerned."},
+		{NameGone, "a DNS name has no records any more",
+			"The resolvers say that there is no such name, or that it has no such records. The last ones are kept for the registry's negative_hold, in case somebody makes a mistake there or a server starts with an empty zone."},
+		{ResolversDisagree, "DNS resolvers disagree about a name",
+			"One says that there is no such name, or no such records, and another one has some. Those are used. Let all resolvers of the registry know the same names."},
+		{RecordIgnored, "DNS records contradict each other",
+			"Several records lead to one address and port, one says that the service is not available while others say where it is, or they have several ports and the service block does not say which one callers name. The message says which of them are used."},
 	}
 }
 

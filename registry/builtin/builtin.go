@@ -3,12 +3,14 @@ package builtin
 
 import (
 	"github.com/wattle-mesh/wattle/registry"
+	"github.com/wattle-mesh/wattle/registry/dns"
 	"github.com/wattle-mesh/wattle/registry/static"
 )
 
 // Drivers returns the drivers, sorted by type.
 func Drivers() []registry.Driver {
 	return []registry.Driver{
+		dns.Driver(),
 		static.Driver(),
 	}
 }
