@@ -32,7 +32,7 @@ demo: envoy build bin/bookinfo ## Run examples/bookinfo on loopback addresses un
 	@bin/wattle dev examples/bookinfo
 
 .PHONY: test
-test: envoy ## Run all tests, with the race detector and real Envoys
+test: envoy etcd ## Run all tests, with the race detector, real Envoys and a real etcd
 	@all=$$(go list $(PKG)); \
 	e2e=$$(grep '/test/e2e$$' <<<"$$all" || true); rest=$$(grep -v '/test/e2e$$' <<<"$$all" || true); \
 	[ -z "$$rest" ] || go test -race -timeout 20m $$rest; \
@@ -67,11 +67,15 @@ fuzz: ## Fuzz every fuzz target for FUZZTIME (20s)
 	done
 
 .PHONY: tools
-tools: envoy .bin/staticcheck ## Fetch Envoy 1.40.0 and build the linter once, into the cache; link them from .bin
+tools: envoy etcd .bin/staticcheck ## Fetch Envoy 1.40.0 and etcd and build the linter once, into the cache; link them from .bin
 
 .PHONY: envoy
 envoy:
 	@tools/envoy.sh
+
+.PHONY: etcd
+etcd:
+	@tools/etcd.sh
 
 .PHONY: .bin/staticcheck
 .bin/staticcheck:
