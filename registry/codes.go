@@ -13,6 +13,14 @@ const (
 	RecordIgnored     = "W4404"
 )
 
+// What a registry's driver says of single entries, and of its own files.
+const (
+	BadEntry       = "W4501"
+	OddEntry       = "W4502"
+	EntriesCollide = "W4503"
+	BadSecrets     = "W4504"
+)
+
 // The codes of diagnostics.
 const (
 	sourceFailed     = "W4001"
@@ -70,6 +78,14 @@ func Codes() []Code {
 			"One says that there is no such name, or no such records, and another one has some. Those are used. Let all resolvers of the registry know the same names."},
 		{RecordIgnored, "DNS records contradict each other",
 			"Several records lead to one address and port, one says that the service is not available while others say where it is, or they have several ports and the service block does not say which one callers name. The message says which of them are used."},
+		{BadEntry, "an entry of a registry cannot be used",
+			"What stands there is not what the registry's documentation asks for: it is left out, the rest is used. The message names the entry and what is wrong with it. Correct or remove it; docs/registries.md describes the form."},
+		{OddEntry, "an entry of a registry has what this version does not know",
+			"A misspelt field, or one of a later version of Wattle: it is ignored, the rest of the entry is used. Correct the name, or update the server."},
+		{EntriesCollide, "two entries of a registry name one endpoint",
+			"Two instances of a service have the same address and port. The one that was registered last is used. Mostly it is one instance that was started anew under another name, and the older entry goes when its lease runs out; else correct one of them."},
+		{BadSecrets, "a registry's password or certificates cannot be read",
+			"The files changed and cannot be used as they are now: the connection stays as it was made before, and they are read again every few seconds. Once that connection ends the registry cannot be read. The message says which file it is and what is wrong."},
 	}
 }
 

@@ -16,6 +16,7 @@ var ours = map[string][]string{
 	// The registries. registry/static reads the policy's language; other drivers see registry alone.
 	"registry/static":       {"configs", "registry"},
 	"registry/dns":          {"registry"},
+	"registry/etcd":         {"registry"},
 	"registry/builtin":      {"registry", "registry/*"},
 	"registry/registrytest": {"registry"},
 

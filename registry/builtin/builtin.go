@@ -4,6 +4,7 @@ package builtin
 import (
 	"github.com/wattle-mesh/wattle/registry"
 	"github.com/wattle-mesh/wattle/registry/dns"
+	"github.com/wattle-mesh/wattle/registry/etcd"
 	"github.com/wattle-mesh/wattle/registry/static"
 )
 
@@ -11,6 +12,7 @@ import (
 func Drivers() []registry.Driver {
 	return []registry.Driver{
 		dns.Driver(),
+		etcd.Driver(),
 		static.Driver(),
 	}
 }
