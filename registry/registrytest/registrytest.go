@@ -129,6 +129,7 @@ func endBroken(t *testing.T, r Registry) {
 	s := watch(t, r.Source)
 	s.await(three())
 	r.Break()
+	s.broken = true
 	s.end()
 }
 
