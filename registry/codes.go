@@ -2,8 +2,13 @@ package registry
 
 import "slices"
 
-// PortConflict is the code of a diagnostic about a port that is given two protocols.
-const PortConflict = "W4201"
+// The codes of diagnostics that drivers use.
+const (
+	SourceFailed = sourceFailed // a registry, or a part of it, cannot be read
+	BadEndpoint  = badEndpoint  // an endpoint is left out
+	PortConflict = "W4201"      // a port is given two protocols
+	PortsDiffer  = "W4204"      // the instances of a service listen on different ports
+)
 
 // What DNS says of single names.
 const (
@@ -70,6 +75,8 @@ func Codes() []Code {
 			"The registry that is asked first declares it alone; the others' word on its health and labels still counts. Declare the workload in one place."},
 		{endpointConflict, "registries disagree about an endpoint",
 			"Labels are united; where two registries give one label, the priority, the weight or the locality different values, the registry that is asked first wins. Let them say the same, or let only one of them say it."},
+		{PortsDiffer, "the instances of a service listen on different ports",
+			"Each instance is called on its own port, but callers need one port to name the service by. As long as nobody says which, it is the lowest, which changes when instances come and go. Set it in the registry's block."},
 		{NameUnreadable, "a DNS name cannot be read",
 			"The resolvers do not answer, refuse, or answer what cannot be used. The last answer stays in force; the name is asked again with growing pauses of up to 30 s. Other names of the registry are not concerned."},
 		{NameGone, "a DNS name has no records any more",

@@ -15,6 +15,7 @@ var ours = map[string][]string{
 
 	// The registries. registry/static reads the policy's language; other drivers see registry alone.
 	"registry/static":       {"configs", "registry"},
+	"registry/consul":       {"registry"},
 	"registry/dns":          {"registry"},
 	"registry/etcd":         {"registry"},
 	"registry/builtin":      {"registry", "registry/*"},

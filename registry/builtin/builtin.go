@@ -3,6 +3,7 @@ package builtin
 
 import (
 	"github.com/wattle-mesh/wattle/registry"
+	"github.com/wattle-mesh/wattle/registry/consul"
 	"github.com/wattle-mesh/wattle/registry/dns"
 	"github.com/wattle-mesh/wattle/registry/etcd"
 	"github.com/wattle-mesh/wattle/registry/static"
@@ -11,6 +12,7 @@ import (
 // Drivers returns the drivers, sorted by type.
 func Drivers() []registry.Driver {
 	return []registry.Driver{
+		consul.Driver(),
 		dns.Driver(),
 		etcd.Driver(),
 		static.Driver(),
