@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -22,7 +23,14 @@ import (
 	"github.com/wattle-mesh/wattle/registry/registrytest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain lets more tests run at once than there are processors: they mostly wait for time to pass.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "5"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func parse(t testing.TB, text string) hcl.Body {
 	t.Helper()
@@ -33,8 +41,11 @@ func parse(t testing.TB, text string) hcl.Body {
 	return f.Body
 }
 
-// fast makes a registry that has something to do every 100 ms.
-const fast = "min_ttl = \"100ms\"\nmax_ttl = \"1s\"\ntimeout = \"300ms\"\n"
+// fast makes a registry that has something to do every 100 ms, and hasty one that does not wait long for a silent server.
+const (
+	fast  = "min_ttl = \"100ms\"\nmax_ttl = \"1s\"\ntimeout = \"1s\"\n"
+	hasty = "min_ttl = \"100ms\"\nmax_ttl = \"1s\"\ntimeout = \"500ms\"\n"
+)
 
 // open makes the Source of a registry block that asks these servers.
 func newSource(t testing.TB, report func([]registry.Diagnostic), text string, servers ...*server) *Source {
@@ -138,9 +149,13 @@ func TestConformance(t *testing.T) {
 		"a server that only hints": {func(s *server) { s.setFault(referral) }, func(s *server) { s.setFault(nil) }},
 	} {
 		t.Run(name, func(t *testing.T) {
+			body := fast + conformant
+			if name == "a server that is silent" {
+				body = hasty + conformant
+			}
 			registrytest.Run(t, func(t *testing.T) registrytest.Registry {
 				s := newServer(t)
-				n := &noticed{Source: newSource(t, nil, fast+conformant, s), failed: make(chan error, 1)}
+				n := &noticed{Source: newSource(t, nil, body, s), failed: make(chan error, 1)}
 				return registrytest.Registry{
 					Source: n,
 					Put:    func(services []*registry.Service) { s.put(zoneOf(services)...) },
@@ -321,6 +336,7 @@ func TestTheREADMELoads(t *testing.T) {
 }
 
 func TestARegistryWithoutServicesIsEmpty(t *testing.T) {
+	t.Parallel()
 	w := watch(t, "", newServer(t))
 	if got := w.next(); got != "" {
 		t.Errorf("published %s", got)

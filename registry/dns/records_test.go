@@ -23,6 +23,7 @@ service "ratings" {
 const ratingsName = "_ratings._tcp.example.com."
 
 func TestWhatRecordsBecome(t *testing.T) {
+	t.Parallel()
 	host := func(n int) string { return fmt.Sprintf("h%d.example.com. 60 IN A 10.0.0.%d", n, n) }
 	for name, c := range map[string]struct {
 		block string
@@ -58,6 +59,7 @@ func TestWhatRecordsBecome(t *testing.T) {
 		"no name":                       {ratings, nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			for _, extra := range []bool{true, false} {
 				s := newServer(t, c.zone...)
 				s.setExtra(extra)
@@ -70,6 +72,7 @@ func TestWhatRecordsBecome(t *testing.T) {
 }
 
 func TestAddressesThatComeAlongAreNotAskedFor(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, srv(ratingsName, 0, 0, 1, 80, "h1.example.com."), "h1.example.com. 0 IN A 10.0.0.1")
 	w := watch(t, fast+"family = \"ipv4\"\n"+ratings, s)
 	w.want("shop/ratings 80/http", "  10.0.0.1:80 p0 w1")
@@ -81,6 +84,7 @@ func TestAddressesThatComeAlongAreNotAskedFor(t *testing.T) {
 }
 
 func TestContradictionsAreReported(t *testing.T) {
+	t.Parallel()
 	for text, zone := range map[string][]string{
 		"lead to 10.0.0.1:80":  {srv(ratingsName, 60, 5, 1, 80, "h1.example.com."), srv(ratingsName, 60, 1, 1, 80, "h1.example.com.")},
 		"several ports":        {srv(ratingsName, 60, 0, 1, 80, "h1.example.com."), srv(ratingsName, 60, 0, 1, 81, "h1.example.com.")},
@@ -95,6 +99,7 @@ func TestContradictionsAreReported(t *testing.T) {
 }
 
 func TestAnAnswerThatIsTooLargeComesByTCP(t *testing.T) {
+	t.Parallel()
 	var zone, want []string
 	want = append(want, "shop/ratings 80/http")
 	for i := 1; i <= 200; i++ {
@@ -111,6 +116,7 @@ func TestAnAnswerThatIsTooLargeComesByTCP(t *testing.T) {
 }
 
 func TestAServerThatDoesNotKnowEDNS(t *testing.T) {
+	t.Parallel()
 	for _, code := range []int{wire.RcodeFormatError, wire.RcodeNotImplemented} {
 		s := newServer(t, srv(ratingsName, 0, 0, 1, 80, "h1.example.com."), "h1.example.com. 60 IN A 10.0.0.1")
 		s.setFault(func(q query, answer *wire.Msg) any {
@@ -136,6 +142,7 @@ func TestAServerThatDoesNotKnowEDNS(t *testing.T) {
 }
 
 func TestAnswersToOtherQuestionsAreNotTaken(t *testing.T) {
+	t.Parallel()
 	forged, _ := wire.NewRR("db.example.com. 60 IN A 10.6.6.6")
 	for name, forge := range map[string]func(m *wire.Msg){
 		"another id":       func(m *wire.Msg) { m.Id++ },
@@ -148,6 +155,7 @@ func TestAnswersToOtherQuestionsAreNotTaken(t *testing.T) {
 		"records of other": func(m *wire.Msg) { m.Answer[0].Header().Name = "other.example.com." },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newServer(t, "db.example.com. 1 IN A 10.0.0.1")
 			var tries atomic.Int32
 			s.setFault(func(q query, answer *wire.Msg) any {
@@ -199,6 +207,7 @@ func TestTTLsHaveBounds(t *testing.T) {
 }
 
 func TestARecordIsAskedForAgainWhenItsTTLHasRunOut(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, "db.example.com. 1 IN A 10.0.0.1")
 	watch(t, "min_ttl = \"100ms\"\nfamily = \"ipv4\"\nservice \"db\" {\n name = \"db.example.com\"\n port = 1\n}", s)
 	came := s.await("A db.example.com.", 3)
@@ -210,6 +219,7 @@ func TestARecordIsAskedForAgainWhenItsTTLHasRunOut(t *testing.T) {
 }
 
 func TestTheOrderOfRecordsSaysNothing(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, srv(ratingsName, 0, 0, 1, 80, "h1.example.com."), srv(ratingsName, 0, 0, 1, 80, "h2.example.com."), srv(ratingsName, 0, 0, 1, 80, "h3.example.com."),
 		"h1.example.com. 0 IN A 10.0.0.1", "h1.example.com. 0 IN A 10.0.0.4", "h2.example.com. 0 IN A 10.0.0.2", "h3.example.com. 0 IN A 10.0.0.3")
 	w := watch(t, fast+ratings, s)

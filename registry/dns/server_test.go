@@ -15,7 +15,7 @@ import (
 )
 
 // patience is how long a test waits for what must come.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // server is a DNS server of UDP and TCP on a loopback port, with a zone that tests change.
 type server struct {

@@ -13,10 +13,10 @@ import (
 	"github.com/wattle-mesh/wattle/registry"
 )
 
-// patience is how long a Source has to notice a change, stopTime how long to end.
+// patience is how long a Source has to notice a change, stopTime how long to end, on a machine that may be busy.
 const (
-	patience = 10 * time.Second
-	stopTime = time.Second
+	patience = 30 * time.Second
+	stopTime = 3 * time.Second
 )
 
 // Registry is a registry, real or a fake, and a Source that watches it. It is empty at first.
