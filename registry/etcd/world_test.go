@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -16,7 +17,14 @@ import (
 	"github.com/wattle-mesh/wattle/registry"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain lets more tests run at once than there are processors: they mostly wait for etcd.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "5"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func parse(t testing.TB, text string) hcl.Body {
 	t.Helper()
@@ -29,7 +37,7 @@ func parse(t testing.TB, text string) hcl.Body {
 
 // watched is a Source that runs, again whenever it fails, as the Aggregator would run it, and what it said.
 type watched struct {
-	t      *testing.T
+	t      testing.TB
 	source *Source
 	stop   func()
 
@@ -41,7 +49,7 @@ type watched struct {
 }
 
 // newSource makes a Source from the text of a block, in haste to notice what is wrong.
-func newSource(t *testing.T, text string, report func([]registry.Diagnostic)) *Source {
+func newSource(t testing.TB, text string, report func([]registry.Diagnostic)) *Source {
 	t.Helper()
 	source, diags := Driver().New(parse(t, text), registry.DriverOptions{Name: "main", Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler), Report: report})
 	if diags.HasErrors() {
@@ -53,12 +61,15 @@ func newSource(t *testing.T, text string, report func([]registry.Diagnostic)) *S
 	return s
 }
 
-// block is the text of a block for these endpoints.
+// block is the text of a block for these endpoints, of which each has long to answer: the machine may be busy.
 func block(urls []string, more ...string) string {
-	return `endpoints = ["` + strings.Join(urls, `", "`) + "\"]\n" + "request_timeout = \"1s\"\ndial_timeout = \"1s\"\n" + strings.Join(more, "\n") + "\n"
+	return `endpoints = ["` + strings.Join(urls, `", "`) + "\"]\n" + "request_timeout = \"20s\"\ndial_timeout = \"20s\"\n" + strings.Join(more, "\n") + "\n"
 }
 
-func watch(t *testing.T, text string) *watched {
+// hasty makes the text of a block one that does not wait long for an answer.
+func hasty(block string) string { return strings.ReplaceAll(block, `"20s"`, `"1s"`) }
+
+func watch(t testing.TB, text string) *watched {
 	t.Helper()
 	w := &watched{t: t, changed: make(chan struct{})}
 	w.source = newSource(t, text, func(ds []registry.Diagnostic) {
@@ -156,6 +167,13 @@ func (w *watched) awaitError(text string) {
 	})
 }
 
+// published returns how many sets were published.
+func (w *watched) published() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.sets)
+}
+
 func (w *watched) errors() []error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -198,12 +216,12 @@ func brief(set []*registry.Service) string {
 }
 
 // await waits until something holds, and looks often.
-func await(t *testing.T, what string, holds func() bool) {
+func await(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	awaitEvery(t, 5*time.Millisecond, what, holds)
 }
 
-func awaitEvery(t *testing.T, pause time.Duration, what string, holds func() bool) {
+func awaitEvery(t testing.TB, pause time.Duration, what string, holds func() bool) {
 	t.Helper()
 	tick := time.NewTicker(pause)
 	defer tick.Stop()
