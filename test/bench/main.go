@@ -16,7 +16,7 @@ func main() {
 	role := flag.String("role", "", "internal: what this process is")
 	dir := flag.String("dir", "", "internal: the folder of certificates and state")
 	short := flag.Bool("short", false, "measure every row, but each for a short time only")
-	only := flag.String("only", "", "measure one group only: fanout, server or route")
+	only := flag.String("only", "", "measure one group only: fanout, server, route or merge")
 	wattle := flag.String("wattle", "bin/wattle", "the program whose server is measured")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -39,6 +39,8 @@ func run(ctx context.Context, role, dir, wattle string, short bool, only string)
 		return answer(ctx, newClients(dir))
 	case "route":
 		return answer(ctx, newRoute(dir))
+	case "merge":
+		return answer(ctx, &mergeRole{})
 	}
 	return fmt.Errorf("no role %q", role)
 }

@@ -43,6 +43,7 @@ func measure(ctx context.Context, wattle string, short bool, only string) (err e
 		{"fanout", d.fanout},
 		{"server", d.process},
 		{"route", d.route},
+		{"merge", d.merge},
 	} {
 		if !strings.HasPrefix(group.name, only) {
 			continue
