@@ -46,6 +46,7 @@ var ours = map[string][]string{
 	"test/e2e":              {anything},
 	"test/e2e/datapath":     {anything},
 	"test/load":             {"test/load/echo"},
+	"test/peers":            {},
 	"test/load/app":         {"test/load/echo"},
 	"test/load/echo":        {},
 	"test/load/send":        {"test/load"},

@@ -23,6 +23,10 @@ type status struct {
 	Ready       bool         `json:"ready"`
 	Revision    uint64       `json:"revision"`
 	Diagnostics []diagnostic `json:"diagnostics"`
+	Registries  []struct {
+		Name        string       `json:"name"`
+		Diagnostics []diagnostic `json:"diagnostics"`
+	} `json:"registries"`
 }
 
 type diagnostic struct {

@@ -29,12 +29,22 @@ type mesh struct {
 	server *process
 	agents map[string]*process // by host
 	bare   []string            // hosts of the policy that get no agent
+	more   string              // of the server's configuration
 	apps   map[string]*process // by "host/service" or "host/service/instance"
 }
 
 // newMesh starts a mesh from a txtar archive of policy files and waits until everything is ready. Hosts named in bare
 // get no agent: the test plays them. When the test ends it stops everything, and fails the test if a process is left.
 func newMesh(t *testing.T, policy string, bare ...string) *mesh {
+	t.Helper()
+	m := prepareMesh(t, policy, bare...)
+	m.startServer()
+	m.sync()
+	return m
+}
+
+// prepareMesh is newMesh without starting anything.
+func prepareMesh(t *testing.T, policy string, bare ...string) *mesh {
 	t.Helper()
 	m := &mesh{t: t, net: newNetwork(t), bare: bare, agents: map[string]*process{}, apps: map[string]*process{}}
 	var err error
@@ -45,8 +55,6 @@ func newMesh(t *testing.T, policy string, bare ...string) *mesh {
 	for _, f := range txtar.Parse([]byte(policy)).Files {
 		m.write(f.Name, string(f.Data))
 	}
-	m.startServer()
-	m.sync()
 	return m
 }
 
@@ -120,7 +128,7 @@ policy    = "DIR/policy"
 http      = "127.0.X.1:7500"
 agents    = "127.0.X.1:7501"
 names     = ["127.0.X.1"]
-`)
+` + m.more)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		m.t.Fatal(err)
 	}
