@@ -39,7 +39,7 @@ test: envoy etcd .bin/consul ## Run all tests, with the race detector, real Envo
 	[ -z "$$e2e" ] || go test -race -timeout 20m $$e2e # alone: it sends a load that must not fail for want of a processor
 
 .PHONY: bench
-bench: build ## Measure the speed table and write .bench/results.json; BENCH_SHORT=1 for a quick look
+bench: build tools ## Measure the speed table and write .bench/results.json; BENCH_SHORT=1 for a quick look
 	@mkdir -p .bench
 	go run ./test/bench $(BENCH_FLAGS)
 

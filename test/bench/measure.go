@@ -44,6 +44,7 @@ func measure(ctx context.Context, wattle string, short bool, only string) (err e
 		{"server", d.process},
 		{"route", d.route},
 		{"merge", d.merge},
+		{"registries", d.registries},
 	} {
 		if !strings.HasPrefix(group.name, only) {
 			continue
