@@ -194,6 +194,7 @@ func first(a, b string) string {
 func (f *field) run(ctx context.Context, argv ...string) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // an agent that is killed leaves its Envoy behind
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("%w; make tools and make build make it", err)
 	}
@@ -203,16 +204,15 @@ func (f *field) run(ctx context.Context, argv ...string) error {
 
 // stop ends the processes, the last one first.
 func (f *field) stop() error {
-	var errs []error
 	for i := len(f.processes) - 1; i >= 0; i-- {
 		p := f.processes[i]
-		errs = append(errs, p.Process.Signal(syscall.SIGTERM))
-		_ = p.Wait() // some end with the signal as their state
+		_ = p.Process.Signal(syscall.SIGTERM) // it may have ended
+		_ = p.Wait()                          // some end with the signal as their state
 	}
-	if f.etcd != nil {
-		errs = append(errs, f.etcd.Close())
+	if f.etcd == nil {
+		return nil
 	}
-	return errors.Join(errs...)
+	return f.etcd.Close()
 }
 
 // write gives a registry's service its one endpoint.
