@@ -56,6 +56,8 @@ const (
 	codeLoopback    = "W1222"
 	codeAttach      = "W1223"
 	codeNoEffect    = "W1224"
+	codePattern     = "W1225"
+	codeFilter      = "W1226"
 
 	codeDuplicate      = "W1301"
 	codeTwoRules       = "W1302"
@@ -193,6 +195,12 @@ var codes = slices.Concat([]Code{
 	{codeNoEffect, "a value without effect",
 		"Another value of the same rule is reached first: a try that may take longer than all tries together is never cut off by its own limit. A warning.",
 		"Make it smaller than the limit that is reached first, or remove it."},
+	{codePattern, "not a pattern of names",
+		"A registry's include and exclude blocks pick services by name, or by \"namespace/name\", in which `*` stands for any characters and `?` for one.",
+		"Write a name with or without its namespace: \"web-*\", \"shop/*\"."},
+	{codeFilter, "not an expression over endpoints",
+		"A filter is an expression of go-bexpr over name, namespace, tags and meta. The message says where it cannot be read, or what it asks for that endpoints do not have.",
+		"Write for example \"mesh in tags\", \"meta.version != v1\" or \"name matches `^web-`\"."},
 
 	{codeDuplicate, "name used twice",
 		"Two blocks of one type in one namespace have the same name, or a list has one entry twice. Both places are shown. A copied block whose name was left is the usual cause.",

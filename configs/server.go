@@ -32,16 +32,18 @@ type Server struct {
 	registries []*Registry
 }
 
-// Registry is one registry block. Its driver decodes Body with Eval; sync_timeout is no longer in it.
+// Registry is one registry block. Its driver decodes Body with Eval; what is the same for all drivers is no longer in it.
 type Registry struct {
 	Type        string           `json:"type"` // the first label: which driver
 	Name        string           `json:"name"` // the second label
 	SyncTimeout time.Duration    `json:"sync_timeout"`
+	Shape       RegistryShape    `json:"shape"`
 	Body        hcl.Body         `json:"-"`
 	Eval        *hcl.EvalContext `json:"-"`
 	Origin      string           `json:"origin,omitempty"`
 	src         *source
 	frame       *frame
+	locality    map[string]string
 }
 
 // Diagnostics translates what a driver found wrong in Body.
@@ -128,10 +130,14 @@ var registryBlock = newBlock(block[Registry]{
 		named("type", dnsName(), func(r *Registry) *string { return &r.Type }, "The driver: `static`, ..."),
 		named("name", dnsName(), func(r *Registry) *string { return &r.Name }, "Its name, in status and diagnostics; one of a kind."),
 	},
-	attrs: []attr[Registry]{
+	attrs: append([]attr[Registry]{
 		field("sync_timeout", duration(0, day), func(r *Registry) *Duration { return (*Duration)(&r.SyncTimeout) }, "How long the server waits for the registry's first answer before it serves without it.").or(cty.StringVal("10s")),
-	},
+	}, shapeAttrs...),
+	blocks: shapeBlocks,
 	origin: func(r *Registry) *string { return &r.Origin },
+	finish: func(_ *decoder, r *Registry) {
+		r.Shape.Region, r.Shape.Zone, r.Shape.Rack = r.locality["region"], r.locality["zone"], r.locality["rack"]
+	},
 })
 
 // registryTable decodes a registry block and leaves the driver's part in its body.
@@ -143,6 +149,11 @@ func (t registryTable) decode(d *decoder, h header) *Registry {
 	for name, a := range body.Attributes {
 		if expr, ok := a.Expr.(hclsyntax.Expression); ok {
 			ours.Attributes[name] = &hclsyntax.Attribute{Name: name, Expr: expr, SrcRange: a.Range, NameRange: a.NameRange}
+		}
+	}
+	for _, b := range body.Blocks {
+		if inner, ok := b.Body.(*hclsyntax.Body); ok {
+			ours.Blocks = append(ours.Blocks, &hclsyntax.Block{Type: b.Type, Labels: b.Labels, Body: inner, TypeRange: b.TypeRange, LabelRanges: b.LabelRanges, OpenBraceRange: b.DefRange})
 		}
 	}
 	h.body = ours

@@ -218,3 +218,86 @@ func TestAgentFileIsRefused(t *testing.T) {
 		})
 	}
 }
+
+func TestRegistryShape(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, dir, "server.hcl", `
+registry "consul" "dc1" {
+  address       = "http://127.0.0.1:8500"
+  priority      = 20
+  failover      = true
+  weight        = 3
+  namespaces    = { consul-ns = "shop", "*" = "rest" }
+  rename        = { "web_v1" = "web" }
+  locality      = { region = "eu", zone = "z1" }
+  protocol_from = ["meta.protocol", "tag", "port_name"]
+  include {
+    names  = ["web-*", "shop/*"]
+    tags   = ["mesh"]
+    filter = "meta.version != v1 and name matches \"^web\""
+  }
+  exclude { names = ["web-old"] }
+}
+registry "static" "files" { path = "x" }
+`)
+	s, diags := LoadServer(filepath.Join(dir, "server.hcl"))
+	if len(diags) > 0 {
+		t.Fatal(diags)
+	}
+	got := s.Registries[0].Shape
+	in := got.Include
+	got.Include = nil
+	want := RegistryShape{
+		Priority: 20, Failover: true, Weight: 3, Namespaces: map[string]string{"consul-ns": "shop", "*": "rest"}, Rename: map[string]string{"web_v1": "web"},
+		Region: "eu", Zone: "z1", ProtocolFrom: []string{"meta.protocol", "tag", "port_name"}, Exclude: &Selection{Names: []string{"web-old"}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+	for _, c := range []struct {
+		name string
+		x    Filtered
+		want bool
+	}{
+		{"all holds", Filtered{"default", "web-a", []string{"blue", "mesh"}, map[string]string{"version": "v2"}}, true},
+		{"no such label", Filtered{"default", "web-a", []string{"mesh"}, nil}, true},
+		{"another label", Filtered{"default", "web-a", []string{"mesh"}, map[string]string{"version": "v1"}}, false},
+		{"another tag", Filtered{"default", "web-a", []string{"blue"}, nil}, false},
+		{"another name", Filtered{"default", "db", []string{"mesh"}, nil}, false},
+		{"its namespace", Filtered{"shop", "web", []string{"mesh"}, nil}, true},
+	} {
+		if got := in.Match(c.x); got != c.want {
+			t.Errorf("%s: got %t", c.name, got)
+		}
+	}
+	if plain := s.Registries[1].Shape; !reflect.DeepEqual(plain, RegistryShape{Priority: 100, Weight: 1}) {
+		t.Errorf("defaults: %+v", plain)
+	}
+}
+
+func TestRegistryShapeIsRefused(t *testing.T) {
+	for _, c := range []struct{ name, text, code string }{
+		{"a priority that is too high", "priority = 1001", codeRange},
+		{"no weight", "weight = 0", codeRange},
+		{"a namespace that cannot be one", `namespaces = { a = "B" }`, codeName},
+		{"a name that cannot be one", `rename = { a = "b.c" }`, codeName},
+		{"a part that localities do not have", `locality = { zoen = "a" }`, codeUnknownAttr},
+		{"a place where no protocol stands", `protocol_from = ["name"]`, codeWord},
+		{"no place", `protocol_from = []`, codeEmpty},
+		{"a selection of nothing", "include {}", codeEmpty},
+		{"two selections", "include { names = [\"a\"] }\ninclude { names = [\"b\"] }", codeBlockTwice},
+		{"no pattern", `include { names = ["[a"] }`, codePattern},
+		{"a filter that cannot be read", `exclude { filter = "meta.version ==" }`, codeFilter},
+		{"a filter over what endpoints do not have", `exclude { filter = "version == v1" }`, codeFilter},
+		{"an attribute that a selection does not have", `exclude { name = "a" }`, codeUnknownAttr},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeFile(t, dir, "server.hcl", "registry \"static\" \"files\" {\n"+c.text+"\n}\n")
+			_, diags := LoadServer(filepath.Join(dir, "server.hcl"))
+			if len(diags) != 1 || diags[0].Code != c.code || diags[0].Line < 2 || diags[0].Detail == "" {
+				t.Errorf("got %v", diags)
+			}
+		})
+	}
+}

@@ -86,7 +86,7 @@ func (a *Aggregator) Add(name string, s Source, syncTimeout time.Duration) error
 		Source: s, name: name, syncTimeout: cmp.Or(syncTimeout, DefaultSyncTimeout), synced: make(chan struct{}),
 		status: Status{Name: name},
 	})
-	a.sets = append(slices.Clip(a.sets), Set{Name: name})
+	a.sets = append(slices.Clip(a.sets), Set{Name: name, Standing: standing(s)})
 	return nil
 }
 

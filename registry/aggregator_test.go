@@ -95,7 +95,7 @@ func TestReadyWhenAllHavePublished(t *testing.T) {
 		if !r.isReady() {
 			t.Error("not ready, but both have published")
 		}
-		want := []Set{{"one", []*Service{service("a", outside("10.0.0.1"))}}, {Name: "two"}}
+		want := []Set{{Name: "one", Services: []*Service{service("a", outside("10.0.0.1"))}}, {Name: "two"}}
 		if d := cmp.Diff(want, r.Sets(), plain); d != "" {
 			t.Error(d)
 		}

@@ -11,19 +11,19 @@ func BenchmarkMerge(b *testing.B) {
 		b.Run(fmt.Sprintf("one endpoint, services=%d", n), func(b *testing.B) {
 			all := many(n)
 			fewer := without(all, n/2)
-			quiet := Set{"policy", many(n)[:n/2]}
-			c := Merge(nil, []Set{quiet, {"r", all}}, nil)
+			quiet := Set{Name: "policy", Services: many(n)[:n/2]}
+			c := Merge(nil, []Set{quiet, {Name: "r", Services: all}}, nil)
 			b.ReportAllocs()
 			for b.Loop() {
 				all, fewer = fewer, all
-				c = Merge(c, []Set{quiet, {"r", all}}, nil)
+				c = Merge(c, []Set{quiet, {Name: "r", Services: all}}, nil)
 				if len(c.Changed) != 1 {
 					b.Fatalf("%d services changed", len(c.Changed))
 				}
 			}
 		})
 		b.Run(fmt.Sprintf("from nothing, services=%d", n), func(b *testing.B) {
-			sets := []Set{{"r", many(n)}}
+			sets := []Set{{Name: "r", Services: many(n)}}
 			b.ReportAllocs()
 			for b.Loop() {
 				Merge(nil, sets, nil)
@@ -46,7 +46,7 @@ func BenchmarkHealth(b *testing.B) {
 		words[1][e.Workload.Key()] = HealthWord{Health: Healthy}
 	}
 	words[1][services[n/2].Endpoints[0].Workload.Key()] = HealthWord{Health: Unhealthy}
-	sets := []Set{{"r", services}}
+	sets := []Set{{Name: "r", Services: services}}
 	c := Merge(nil, sets, words[0])
 	i := 0
 	for b.Loop() {

@@ -13,6 +13,7 @@ import (
 type Set struct {
 	Name     string     `json:"name"`     // the source; unique among the sets that are merged
 	Services []*Service `json:"services"` // sorted by name, without repeats
+	Standing `json:"-"` // how its word counts beside the others'
 }
 
 // HealthWord is what the agent of a host says about one workload.

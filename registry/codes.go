@@ -8,6 +8,9 @@ const (
 	BadEndpoint  = badEndpoint  // an endpoint is left out
 	PortConflict = "W4201"      // a port is given two protocols
 	PortsDiffer  = "W4204"      // the instances of a service listen on different ports
+
+	EndpointConflict = endpointConflict // an endpoint is described in two ways
+	OddProtocol      = "W4206"          // protocol_from finds what is no protocol
 )
 
 // What DNS says of single names.
@@ -39,6 +42,7 @@ const (
 	badWorkload      = "W4107"
 	workloadConflict = "W4202"
 	endpointConflict = "W4203"
+	hostConflict     = "W4205"
 )
 
 // Code explains a diagnostic code.
@@ -77,6 +81,10 @@ func Codes() []Code {
 			"Labels are united; where two registries give one label, the priority, the weight or the locality different values, the registry that is asked first wins. Let them say the same, or let only one of them say it."},
 		{PortsDiffer, "the instances of a service listen on different ports",
 			"Each instance is called on its own port, but callers need one port to name the service by. As long as nobody says which, it is the lowest, which changes when instances come and go. Set it in the registry's block."},
+		{hostConflict, "registries disagree about a host",
+			"Two registries have a host of the same name with different addresses or mesh ports. There is one host of a name: the word of the registry that is asked first holds for all workloads of the host. Declare the host in one place, or give one of them another name."},
+		{OddProtocol, "protocol_from finds what is no protocol",
+			"The label that the registry's protocol_from names has a value that is none of http, http2 (or h2c), grpc and tcp. It is ignored: the next place in protocol_from is looked at, then other registries, then service_defaults; without any word the port is TCP."},
 		{NameUnreadable, "a DNS name cannot be read",
 			"The resolvers do not answer, refuse, or answer what cannot be used. The last answer stays in force; the name is asked again with growing pauses of up to 30 s. Other names of the registry are not concerned."},
 		{NameGone, "a DNS name has no records any more",

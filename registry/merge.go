@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"reflect"
 	"slices"
 
@@ -13,7 +14,7 @@ type inputs struct {
 	health HealthMap
 }
 
-// Merge joins the sets, the earlier ones taking precedence, and what the agents say of their workloads' health.
+// Merge joins the sets, those of a lower priority taking precedence, and of equal ones the earlier, and what the agents say of their workloads' health.
 // It is pure, and incremental relative to prev (nil for the first catalog): a set that kept its slice is not
 // looked at, of the others only the pointers of services are compared, and only a service of which a pointer or a
 // health changed is merged again. One that comes out equal keeps its pointer and is not in Changed.
@@ -23,10 +24,12 @@ func Merge(prev *Catalog, sets []Set, health HealthMap) *Catalog {
 	if prev == nil {
 		prev = &Catalog{Services: iradix.New[*Service](), conflicts: iradix.New[[]Diagnostic]()}
 	}
+	sets = slices.Clone(sets)
+	slices.SortStableFunc(sets, func(a, b Set) int { return cmp.Compare(a.Priority, b.Priority) })
 	next := &Catalog{
 		Gen:     prev.Gen + 1,
 		PrevGen: prev.Gen,
-		inputs:  inputs{slices.Clone(sets), health},
+		inputs:  inputs{sets, health},
 	}
 	services, conflicts := prev.Services.Txn(), prev.conflicts.Txn()
 	for _, name := range stale(prev.inputs, next.inputs) {
@@ -57,11 +60,11 @@ func stale(old, now inputs) []Name {
 	var names []Name
 	add := func(n Name) { names = append(names, n) }
 	agents := (old.health == nil) == (now.health == nil) // what their silence means is the same
-	if agents && slices.EqualFunc(old.sets, now.sets, func(a, b Set) bool { return a.Name == b.Name }) {
+	if agents && slices.EqualFunc(old.sets, now.sets, func(a, b Set) bool { return a.Name == b.Name && a.Standing == b.Standing }) {
 		for i := range now.sets {
 			diffServices(old.sets[i].Services, now.sets[i].Services, add)
 		}
-	} else { // another order is another precedence
+	} else { // another standing is another precedence
 		for _, set := range append(slices.Clone(old.sets), now.sets...) {
 			diffServices(nil, set.Services, add)
 		}

@@ -18,7 +18,7 @@ func merged(t *testing.T, health HealthMap, sets ...[]*Service) (*Service, []Dia
 	t.Helper()
 	named := make([]Set, len(sets))
 	for i, services := range sets {
-		named[i] = Set{string(rune('a' + i)), services}
+		named[i] = Set{Name: string(rune('a' + i)), Services: services}
 	}
 	c := Merge(nil, named, health)
 	s := c.Service(Name{"default", "s"})
@@ -56,7 +56,7 @@ func TestMergeTakesTheFirstWordAndSaysSo(t *testing.T) {
 	a.Origin = "hosts/s.hcl:3"
 	b.Ports = []Port{{Number: 80, Name: "web", Protocol: TCP}, {Number: 81}}
 	got, ds := merged(t, nil, []*Service{a}, []*Service{b})
-	wantPorts := []Port{{Number: 80, Name: "web", Protocol: HTTP}, {Number: 81, Protocol: TCP}}
+	wantPorts := []Port{{Number: 80, Name: "web", Protocol: HTTP}, {Number: 81}}
 	if d := cmp.Diff(wantPorts, got.Ports); d != "" {
 		t.Error(d)
 	}
@@ -150,7 +150,7 @@ func TestMergeLetsTheWorseHealthHold(t *testing.T) {
 
 func TestMergeTakesAWorkloadOfWhichNoAgentHasSpokenForUnhealthy(t *testing.T) {
 	inside, outside := inside("s", "h1", "10.0.0.1", ""), outside("10.0.0.2")
-	sets := []Set{{"a", []*Service{service("s", inside, outside)}}}
+	sets := []Set{{Name: "a", Services: []*Service{service("s", inside, outside)}}}
 	health := func(c *Catalog) (out []Health) {
 		for s := range c.All() {
 			for _, e := range s.Endpoints {
@@ -175,13 +175,13 @@ func TestMergeTakesAWorkloadOfWhichNoAgentHasSpokenForUnhealthy(t *testing.T) {
 
 func TestMergeKeepsWhatDidNotChange(t *testing.T) {
 	web, db := service("web", outside("10.0.0.1"), outside("10.0.0.2")), service("db", outside("10.0.0.3"))
-	first := Merge(nil, []Set{{"a", []*Service{db, web}}}, nil)
+	first := Merge(nil, []Set{{Name: "a", Services: []*Service{db, web}}}, nil)
 	if want := []Name{db.Name, web.Name}; !slices.Equal(first.Changed, want) || first.Gen != 1 || first.PrevGen != 0 {
 		t.Errorf("first: changed %v, gen %d after %d", first.Changed, first.Gen, first.PrevGen)
 	}
 
 	less := service("web", web.Endpoints[1])
-	second := Merge(first, []Set{{"a", []*Service{db, less}}}, nil)
+	second := Merge(first, []Set{{Name: "a", Services: []*Service{db, less}}}, nil)
 	if want := []Name{web.Name}; !slices.Equal(second.Changed, want) || second.Gen != 2 || second.PrevGen != 1 {
 		t.Errorf("second: changed %v, gen %d after %d", second.Changed, second.Gen, second.PrevGen)
 	}
@@ -196,7 +196,7 @@ func TestMergeKeepsWhatDidNotChange(t *testing.T) {
 	}
 
 	// The driver made it anew, and it is the same.
-	third := Merge(second, []Set{{"a", []*Service{service("db", outside("10.0.0.3"))}}}, nil)
+	third := Merge(second, []Set{{Name: "a", Services: []*Service{service("db", outside("10.0.0.3"))}}}, nil)
 	if want := []Name{web.Name}; !slices.Equal(third.Changed, want) {
 		t.Errorf("third: changed %v", third.Changed)
 	}
@@ -206,8 +206,8 @@ func TestMergeKeepsWhatDidNotChange(t *testing.T) {
 }
 
 func TestMergeForgetsAConflictThatEnds(t *testing.T) {
-	a := Set{"a", []*Service{service("s", outside("10.0.0.1", "version", "v1"))}}
-	c := Merge(nil, []Set{a, {"b", []*Service{service("s", outside("10.0.0.1", "version", "v2"))}}}, nil)
+	a := Set{Name: "a", Services: []*Service{service("s", outside("10.0.0.1", "version", "v1"))}}
+	c := Merge(nil, []Set{a, {Name: "b", Services: []*Service{service("s", outside("10.0.0.1", "version", "v2"))}}}, nil)
 	if len(c.Diagnostics()) != 1 {
 		t.Fatalf("diagnostics: %v", c.Diagnostics())
 	}
@@ -219,7 +219,7 @@ func TestMergeForgetsAConflictThatEnds(t *testing.T) {
 
 func TestCatalogHasAStableJSONForm(t *testing.T) {
 	e := inside("web", "h1", "10.0.0.1", "")
-	c := Merge(nil, []Set{{"policy", []*Service{service("web", e)}}}, HealthMap{e.Workload.Key(): {Unhealthy, "connection refused"}})
+	c := Merge(nil, []Set{{Name: "policy", Services: []*Service{service("web", e)}}}, HealthMap{e.Workload.Key(): {Unhealthy, "connection refused"}})
 	got, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
 		t.Fatal(err)
@@ -242,6 +242,13 @@ func TestCatalogHasAStableJSONForm(t *testing.T) {
           "service_port": 80,
           "health": "unhealthy",
           "reason": "connection refused",
+          "words": [
+            {
+              "voice": "agent",
+              "health": "unhealthy",
+              "reason": "connection refused"
+            }
+          ],
           "sources": [
             "policy"
           ],
@@ -272,5 +279,49 @@ func TestCatalogHasAStableJSONForm(t *testing.T) {
 }`
 	if d := cmp.Diff(want, string(got)); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestMergeRanksRegistriesByPriority(t *testing.T) {
+	set := func(name, version string, standing Standing) Set {
+		return Set{Name: name, Services: []*Service{service("s", outside("10.0.0.1", "version", version))}, Standing: standing}
+	}
+	late, early := set("a", "v1", Standing{Priority: 20}), set("b", "v2", Standing{Priority: 10})
+	c := Merge(nil, []Set{late, early}, nil)
+	if v := c.Service(Name{"default", "s"}).Endpoints[0].Meta["version"]; v != "v2" {
+		t.Errorf("version %s, want that of the registry with the lower priority", v)
+	}
+	late.Standing.Priority = 5
+	c = Merge(c, []Set{late, early}, nil)
+	if v := c.Service(Name{"default", "s"}).Endpoints[0].Meta["version"]; v != "v1" || len(c.Changed) != 1 {
+		t.Errorf("after the priorities changed: version %s, changed %v", v, c.Changed)
+	}
+}
+
+func TestMergeMakesLevelsOfRegistriesInAFailover(t *testing.T) {
+	own := outside("10.0.0.2")
+	own.Priority = 3
+	sets := []Set{
+		{Name: "a", Services: []*Service{service("s", outside("10.0.0.1"))}, Standing: Standing{Priority: 10}},
+		{Name: "b", Services: []*Service{service("s", outside("10.0.0.1"), own)}, Standing: Standing{Priority: 20, Failover: true}},
+		{Name: "c", Services: []*Service{service("s", outside("10.0.0.2"), outside("10.0.0.3"))}, Standing: Standing{Priority: 30, Failover: true}},
+	}
+	c := Merge(nil, sets, nil)
+	var got []uint32
+	for _, e := range c.Service(Name{"default", "s"}).Endpoints {
+		got = append(got, e.Priority)
+	}
+	if want := []uint32{0, 20<<16 | 3, 30 << 16}; !slices.Equal(got, want) || len(c.Diagnostics()) > 0 {
+		t.Errorf("priorities %v, want %v; diagnostics %v", got, want, texts(c.Diagnostics()))
+	}
+}
+
+func TestMergeMultipliesWeights(t *testing.T) {
+	own := outside("10.0.0.2")
+	own.Weight = 3
+	c := Merge(nil, []Set{{Name: "a", Services: []*Service{service("s", outside("10.0.0.1"), own)}, Standing: Standing{Weight: 5}}}, nil)
+	s := c.Service(Name{"default", "s"})
+	if a, b := s.Endpoints[0].Weight, s.Endpoints[1].Weight; a != 5 || b != 15 {
+		t.Errorf("weights %d and %d, want 5 and 15", a, b)
 	}
 }

@@ -32,7 +32,9 @@ func (e *Endpoint) place() identity {
 // joint is one endpoint in the making.
 type joint struct {
 	Endpoint
-	by string // the set that was heard first; empty until one was
+	by    string // the set that was heard first; empty until one was
+	level uint32 // the lowest of the registries' priorities in a failover; zero outside of one
+	times uint32 // the first set's weight
 }
 
 // joiner merges the endpoints of one service.
@@ -65,8 +67,10 @@ func mergeEndpoints(parts []part, old []*Endpoint, health HealthMap, d *dissent)
 	out := make([]*Endpoint, 0, len(j.joints))
 	for _, t := range j.joints {
 		if t.Workload != nil {
-			t.hearHealth(health.word(t.Workload.Key()))
+			w := health.word(t.Workload.Key())
+			t.hearHealth(Word{AgentVoice, "", w.Health, w.Reason})
 		}
+		t.settle()
 		out = append(out, &t.Endpoint)
 	}
 	slices.SortFunc(out, (*Endpoint).compare)
@@ -162,11 +166,13 @@ func (j *joiner) hear(p part, e *Endpoint) {
 // hear adds what a set says to what those before it said.
 func (t *joint) hear(p part, e *Endpoint, d *dissent) {
 	t.Sources = unite(t.Sources, p.sources)
+	t.hearHealth(Word{RegistryVoice, p.source, e.Health, e.Reason})
 	if t.by == "" {
-		t.by = p.source
-		t.Meta, t.Priority, t.Weight, t.Locality, t.Health, t.Reason = e.Meta, e.Priority, e.Weight, e.Locality, e.Health, e.Reason
+		t.by, t.level, t.times = p.source, p.level(), p.Weight
+		t.Meta, t.Priority, t.Weight, t.Locality = e.Meta, e.Priority, e.Weight, e.Locality
 		return
 	}
+	t.level = min(t.level, p.level())
 	disagree := func(about string, first, then any) {
 		d.endpoints = append(d.endpoints, fmt.Sprintf("%s of endpoint %s is %v by %s, but %v by %s", about, &t.Endpoint, first, t.by, then, p.source))
 	}
@@ -186,7 +192,30 @@ func (t *joint) hear(p part, e *Endpoint, d *dissent) {
 	t.Priority = cmp.Or(t.Priority, e.Priority)
 	t.Weight = cmp.Or(t.Weight, e.Weight)
 	t.Locality = cmp.Or(t.Locality, e.Locality)
-	t.hearHealth(HealthWord{e.Health, e.Reason})
+}
+
+// level is the place of a registry's endpoints among those of all registries.
+func (p part) level() uint32 {
+	if p.Failover {
+		return min(p.Standing.Priority, maxLevel)
+	}
+	return 0
+}
+
+// A registry's own priorities, of 16 bits as in DNS (RFC 2782), lie within its level.
+const (
+	levelBits = 16
+	maxLevel  = 1<<levelBits - 1
+)
+
+// settle brings together what was heard.
+func (t *joint) settle() {
+	t.Priority = t.level<<levelBits | min(t.Priority, maxLevel)
+	if t.times > 1 {
+		t.Weight = min(max(t.Weight, 1)*t.times, maxWeight)
+	}
+	slices.SortFunc(t.Words, func(a, b Word) int { return cmp.Or(cmp.Compare(b.Voice, a.Voice), cmp.Compare(a.Source, b.Source)) })
+	t.Health, t.Reason = HealthRule("").Judge(t.Words)
 }
 
 // hearMeta adds the labels that are not known yet.
@@ -209,14 +238,12 @@ func (t *joint) hearMeta(meta map[string]string, disagree func(about string, fir
 	}
 }
 
-// hearHealth lets the worse word hold: an endpoint takes requests only if nobody objects.
-func (t *joint) hearHealth(w HealthWord) {
-	if badness(w.Health) > badness(t.Health) {
-		t.Health, t.Reason = w.Health, w.Reason
+// hearHealth keeps a word, if it is one.
+func (t *joint) hearHealth(w Word) {
+	if w.Health != "" {
+		t.Words = append(t.Words, w)
 	}
 }
-
-func badness(h Health) int { return slices.Index([]Health{"", Healthy, Draining, Unhealthy}, h) }
 
 // keep puts the pointers in old in place of equal endpoints in now. Both are sorted.
 func keep(now, old []*Endpoint) {
@@ -235,5 +262,5 @@ func keep(now, old []*Endpoint) {
 func (e *Endpoint) equal(o *Endpoint) bool {
 	return e.Address == o.Address && e.Port == o.Port && e.ServicePort == o.ServicePort && e.Priority == o.Priority &&
 		e.Weight == o.Weight && e.Locality == o.Locality && e.Health == o.Health && e.Reason == o.Reason && e.Workload == o.Workload &&
-		maps.Equal(e.Meta, o.Meta) && slices.Equal(e.Sources, o.Sources)
+		maps.Equal(e.Meta, o.Meta) && slices.Equal(e.Sources, o.Sources) && slices.Equal(e.Words, o.Words)
 }

@@ -9,6 +9,7 @@ import (
 // part is what one set says about the service that is merged.
 type part struct {
 	*Service
+	Standing
 	source  string
 	sources []string // source alone; shared by all endpoints that no other set names
 }
@@ -19,7 +20,7 @@ func mergeService(name Name, old *Service, sets []Set, health HealthMap) (*Servi
 	var parts []part
 	for _, set := range sets {
 		if s := set.find(name); s != nil {
-			parts = append(parts, part{s, set.Name, []string{set.Name}})
+			parts = append(parts, part{s, set.Standing, set.Name, []string{set.Name}})
 		}
 	}
 	if len(parts) == 0 {
@@ -48,7 +49,7 @@ func (s *Service) equal(o *Service) bool {
 		slices.Equal(s.Endpoints, o.Endpoints)
 }
 
-// mergePorts unites the ports: of each number the first name and the first protocol that a set knows, or TCP.
+// mergePorts unites the ports: of each number the first name and the first protocol that a set knows, if any.
 func mergePorts(parts []part, d *dissent) []Port {
 	ports := []Port{}
 	for _, p := range parts {
@@ -65,9 +66,6 @@ func mergePorts(parts []part, d *dissent) []Port {
 			known.Name = cmp.Or(known.Name, port.Name)
 			known.Protocol = cmp.Or(known.Protocol, port.Protocol)
 		}
-	}
-	for i := range ports {
-		ports[i].Protocol = cmp.Or(ports[i].Protocol, TCP)
 	}
 	return ports
 }

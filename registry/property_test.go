@@ -159,7 +159,7 @@ func TestShuffledSetsGiveAnEqualCatalog(t *testing.T) {
 		w := drawWorld(t, "policy", "consul", "nomad")
 		var straight, shuffled []Set
 		for _, set := range w.sets() {
-			straight = append(straight, Set{set.Name, checked{}.next(set.Name, set.Services).clean})
+			straight = append(straight, Set{Name: set.Name, Services: checked{}.next(set.Name, set.Services).clean})
 			services := make([]*Service, len(set.Services))
 			for i, s := range set.Services {
 				c := *s
@@ -168,7 +168,7 @@ func TestShuffledSetsGiveAnEqualCatalog(t *testing.T) {
 				services[i] = &c
 			}
 			services = rapid.Permutation(services).Draw(t, "services")
-			shuffled = append(shuffled, Set{set.Name, checked{}.next(set.Name, services).clean})
+			shuffled = append(shuffled, Set{Name: set.Name, Services: checked{}.next(set.Name, services).clean})
 		}
 		want := Merge(nil, straight, w.health)
 		if d := cmp.Diff(dump(t, want), dump(t, Merge(nil, shuffled, w.health))); d != "" {

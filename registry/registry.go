@@ -40,7 +40,8 @@ func (n Name) Compare(o Name) int {
 // Protocol is what an application speaks on a port.
 type Protocol string
 
-// The protocols. The empty protocol is unknown: the merge fills it from another source, or it is TCP.
+// The protocols. The empty protocol is unknown: the merge fills it from another source, the policy's service_defaults
+// from there, or it is TCP.
 const (
 	HTTP  Protocol = "http"  // HTTP/1.1
 	HTTP2 Protocol = "http2" // HTTP/2 with prior knowledge
@@ -86,8 +87,9 @@ type Endpoint struct {
 	Priority    uint32            `json:"priority,omitempty"` // lower is tried first: the others serve while there are too few healthy ones before them
 	Weight      uint32            `json:"weight,omitempty"`   // among those of its priority; zero means 1
 	Locality    Locality          `json:"locality,omitzero"`  //
-	Health      Health            `json:"health,omitempty"`   //
+	Health      Health            `json:"health,omitempty"`   // a registry's word; in a catalog what follows of Words by the default rule
 	Reason      string            `json:"reason,omitempty"`   // why the health is what it is
+	Words       []Word            `json:"words,omitempty"`    // what each voice says of its health, registries first, by name; set by the merge
 	Sources     []string          `json:"sources,omitempty"`  // who named it, sorted; set by the merge
 	Workload    *Workload         `json:"workload,omitempty"` // set if it runs on a host with an agent
 }

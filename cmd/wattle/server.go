@@ -205,14 +205,14 @@ func (s *server) addRegistries(cmd *cobra.Command, base string) error {
 		if !ok {
 			return &invalid{fmt.Errorf("%s: there is no registry driver %q; there are: %s", r.Origin, r.Type, strings.Join(driverNames(), ", "))}
 		}
+		shaper := registry.NewShaper(shapeOf(&r.Shape), func(ds []registry.Diagnostic) { s.registry.Report(r.Name, ds) })
 		source, diags := driver.New(r.Body, registry.DriverOptions{
-			Name: r.Name, Dir: base, Eval: r.Eval, Log: s.log,
-			Report: func(ds []registry.Diagnostic) { s.registry.Report(r.Name, ds) },
+			Name: r.Name, Dir: base, Eval: r.Eval, Log: s.log, Report: shaper.Report,
 		})
 		if err := refuse(cmd.ErrOrStderr(), r.Diagnostics(diags)); err != nil {
 			return err
 		}
-		if err := s.registry.Add(r.Name, source, r.SyncTimeout); err != nil {
+		if err := s.registry.Add(r.Name, shaper.Source(source), r.SyncTimeout); err != nil {
 			return &invalid{fmt.Errorf("%s: %w", r.Origin, err)}
 		}
 	}
