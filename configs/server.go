@@ -1,10 +1,13 @@
 package configs
 
 import (
+	"crypto/sha256"
 	_ "embed" // the default files
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -34,16 +37,27 @@ type Server struct {
 
 // Registry is one registry block. Its driver decodes Body with Eval; what is the same for all drivers is no longer in it.
 type Registry struct {
-	Type        string           `json:"type"` // the first label: which driver
-	Name        string           `json:"name"` // the second label
-	SyncTimeout time.Duration    `json:"sync_timeout"`
-	Shape       RegistryShape    `json:"shape"`
+	Type        string        `json:"type"` // the first label: which driver
+	Name        string        `json:"name"` // the second label
+	SyncTimeout time.Duration `json:"sync_timeout"`
+	Shape       RegistryShape `json:"shape"`
+	Hold        *Hold         `json:"hold,omitempty"` // nil: the block has none
+	// Fingerprint is of all that a change of needs another Source: everything but sync_timeout and hold.
+	Fingerprint string           `json:"-"`
 	Body        hcl.Body         `json:"-"`
 	Eval        *hcl.EvalContext `json:"-"`
 	Origin      string           `json:"origin,omitempty"`
 	src         *source
 	frame       *frame
 	locality    map[string]string
+}
+
+// Hold says when the disappearance of endpoints is not believed at once.
+type Hold struct {
+	Share        float64  `json:"share"` // percent
+	Window       Duration `json:"window"`
+	After        Duration `json:"after"`
+	MinEndpoints int      `json:"min_endpoints"`
 }
 
 // Diagnostics translates what a driver found wrong in Body.
@@ -131,12 +145,24 @@ var registryBlock = newBlock(block[Registry]{
 		named("name", dnsName(), func(r *Registry) *string { return &r.Name }, "Its name, in status and diagnostics; one of a kind."),
 	},
 	attrs: append([]attr[Registry]{
-		field("sync_timeout", duration(0, day), func(r *Registry) *Duration { return (*Duration)(&r.SyncTimeout) }, "How long the server waits for the registry's first answer before it serves without it.").or(cty.StringVal("10s")),
+		field("sync_timeout", duration(0, day), func(r *Registry) *Duration { return (*Duration)(&r.SyncTimeout) }, "How long the server waits for the registry's first answer before it serves without it, or with what it said before the restart.").or(cty.StringVal("10s")),
 	}, shapeAttrs...),
-	blocks: shapeBlocks,
+	blocks: append([]child[Registry]{
+		one("hold", holdBlock, func(r *Registry) **Hold { return &r.Hold }, "When the disappearance of endpoints that still live is not believed at once. Without the block its defaults hold, but for `static` nothing is held: its files are an operator's word."),
+	}, shapeBlocks...),
 	origin: func(r *Registry) *string { return &r.Origin },
 	finish: func(_ *decoder, r *Registry) {
 		r.Shape.Region, r.Shape.Zone, r.Shape.Rack = r.locality["region"], r.locality["zone"], r.locality["rack"]
+	},
+})
+
+var holdBlock = newBlock(block[Hold]{
+	doc: "Endpoints that disappear, while the agents on their hosts say that they live, are served on if too many of them do so at once: the registry may have been wiped. Until when, and how to let them go: [registries](registries.md#when-a-registry-misbehaves).",
+	attrs: []attr[Hold]{
+		field("share", percent(), func(h *Hold) *float64 { return &h.Share }, "Held is when more than this share of the registry's endpoints, or of a service's, disappeared within `window`. With 100 nothing is ever held.").or(cty.NumberIntVal(50)),
+		field("window", duration(time.Second, time.Hour), func(h *Hold) *Duration { return &h.Window }, "The time within which disappearances count together.").or(cty.StringVal("30s")),
+		field("after", duration(time.Second, 30*day), func(h *Hold) *Duration { return &h.After }, "How long they are held before they are believed to be gone.").or(cty.StringVal("10m")),
+		field("min_endpoints", whole[int](1, 1_000_000), func(h *Hold) *int { return &h.MinEndpoints }, "A service with fewer endpoints is held only together with its registry.").or(cty.NumberIntVal(4)),
 	},
 })
 
@@ -156,10 +182,34 @@ func (t registryTable) decode(d *decoder, h header) *Registry {
 			ours.Blocks = append(ours.Blocks, &hclsyntax.Block{Type: b.Type, Labels: b.Labels, Body: inner, TypeRange: b.TypeRange, LabelRanges: b.LabelRanges, OpenBraceRange: b.DefRange})
 		}
 	}
+	print := fingerprint(d.src, h)
 	h.body = ours
 	r := t.block.decode(d, h)
+	r.Fingerprint = print
 	r.Body, r.Eval, r.src, r.frame = rest, d.ctx, d.src, d.last
 	return r
+}
+
+// fingerprint is the hash of a registry block without what can change while its source runs.
+func fingerprint(src *source, h header) string {
+	body, ok := h.body.(*hclsyntax.Body)
+	if !ok {
+		return ""
+	}
+	sum := sha256.New()
+	part := func(r hcl.Range) { fmt.Fprintf(sum, "%q\n", r.SliceBytes(src.data)) }
+	fmt.Fprintf(sum, "%q\n", h.labels)
+	for _, name := range slices.Sorted(maps.Keys(body.Attributes)) {
+		if name != "sync_timeout" {
+			part(body.Attributes[name].SrcRange)
+		}
+	}
+	for _, b := range body.Blocks {
+		if b.Type != "hold" {
+			part(b.Range())
+		}
+	}
+	return hex.EncodeToString(sum.Sum(nil))
 }
 
 // httpAddress is where the HTTP API may listen.

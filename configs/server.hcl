@@ -23,4 +23,12 @@
 # registry "static" "files" {
 #   path         = "/etc/wattle/services"
 #   sync_timeout = "10s"
+#
+#   # Many endpoints that disappear at once, though their agents say that they live, are served on for a while.
+#   # hold {
+#   #   share         = 50
+#   #   window        = "30s"
+#   #   after         = "10m"
+#   #   min_endpoints = 4
+#   # }
 # }

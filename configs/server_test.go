@@ -84,7 +84,10 @@ registry "static" "files" {
   path         = lower("/SERVICES")
   sync_timeout = "3s"
 }
-registry "static" "more" { path = "x" }
+registry "static" "more" {
+  path = "x"
+  hold { share = 90.5 }
+}
 `)
 	s, diags := LoadServer(filepath.Join(dir, "server.hcl"))
 	if len(diags) > 0 {
@@ -95,6 +98,10 @@ registry "static" "more" { path = "x" }
 	}
 	if len(s.Registries) != 2 || s.Registries[0].Type != "static" || s.Registries[0].Name != "files" || s.Registries[0].SyncTimeout != 3*time.Second || s.Registries[1].SyncTimeout != 10*time.Second {
 		t.Fatalf("registries: %+v", s.Registries)
+	}
+	if h := s.Registries[1].Hold; s.Registries[0].Hold != nil || h == nil ||
+		*h != (Hold{Share: 90.5, Window: Duration(30 * time.Second), After: Duration(10 * time.Minute), MinEndpoints: 4}) {
+		t.Errorf("hold: %+v", h)
 	}
 	r := &s.Registries[0]
 	var driver struct {
@@ -112,6 +119,33 @@ registry "static" "more" { path = "x" }
 	}
 }
 
+// A change of what a source does not see leaves its fingerprint alone.
+func TestFingerprints(t *testing.T) {
+	load := func(text string) string {
+		dir := t.TempDir()
+		writeFile(t, dir, "server.hcl", "\n"+text)
+		s, diags := LoadServer(filepath.Join(dir, "server.hcl"))
+		if len(diags) > 0 {
+			t.Fatal(diags)
+		}
+		return s.Registries[0].Fingerprint
+	}
+	first := load(`registry "static" "a" { path = "x" }`)
+	for text, same := range map[string]bool{
+		"registry \"static\" \"a\" {\n  # moved\n  path = \"x\"\n}":                                true,
+		"registry \"static\" \"a\" {\n  path = \"x\"\n  sync_timeout = \"1s\"\n}":                  true,
+		"registry \"static\" \"a\" {\n  path = \"x\"\n  hold { share = 1 }\n}":                     true,
+		"registry \"static\" \"a\" {\n  path = \"y\"\n}":                                           false,
+		"registry \"static\" \"b\" {\n  path = \"x\"\n}":                                           false,
+		"registry \"dns\" \"a\" {\n  path = \"x\"\n}":                                              false,
+		"registry \"static\" \"a\" {\n  path = \"x\"\n  service \"s\" {\n    name = \"y\"\n  }\n}": false,
+	} {
+		if got := load(text); (got == first) != same {
+			t.Errorf("%s: the same is %t", text, got == first)
+		}
+	}
+}
+
 func TestServerFileIsRefused(t *testing.T) {
 	for _, c := range []struct{ name, text, code string }{
 		{"an HTTP address that others reach", `http = "0.0.0.0:7500"`, codeLoopback},
@@ -124,6 +158,10 @@ func TestServerFileIsRefused(t *testing.T) {
 		{"an unknown level", `log_level = "loud"`, codeWord},
 		{"a registry without name", `registry "static" {}`, codeLabels},
 		{"two registries of one name", "registry \"static\" \"a\" {}\nregistry \"dns\" \"a\" {}", codeDuplicate},
+		{"two holds", "registry \"static\" \"a\" {\n  hold {}\n  hold {}\n}", codeBlockTwice},
+		{"a hold for no time", "registry \"static\" \"a\" {\n  hold { after = \"0s\" }\n}", codeRange},
+		{"a share of more than all", "registry \"static\" \"a\" {\n  hold { share = 101 }\n}", codeRange},
+		{"an unknown attribute of a hold", "registry \"static\" \"a\" {\n  hold { shar = 1 }\n}", codeUnknownAttr},
 		{"a broken file", `http = `, codeSyntax},
 		{"dynamic registries", "dynamic \"registry\" {\n  for_each = []\n  content {}\n}", codeUnknownBlock},
 	} {

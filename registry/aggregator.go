@@ -3,9 +3,9 @@ package registry
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -19,41 +19,49 @@ const (
 
 	firstPause = 500 * time.Millisecond
 	maxPause   = 30 * time.Second
-)
 
-// errEnded is a source that broke its contract: it ended without being asked to, and without a reason.
-var errEnded = errors.New("ended by itself")
+	// lookPause is how often what is held is looked at: whether it still lives.
+	lookPause = 5 * time.Second
+)
 
 // Options configure an Aggregator. Log is required.
 type Options struct {
 	Log      *slog.Logger
 	OnChange func()                 // called after a set changed, by the goroutine that published it; must not block; nil: nobody listens
 	Backoff  func() backoff.BackOff // makes the pauses between the runs of one source; nil: half a second, growing to 30 s, with jitter
+	// Alive reports whether somebody besides its registry, an agent or an active check, says that an endpoint lives.
+	// It is asked of endpoints that disappear; it must be quick, and not call the Aggregator. Nil: nobody says so.
+	Alive func(Name, *Endpoint) bool
+	// Snapshots is the folder in which the last good sets are kept over a restart, made if need be. Empty: they are not.
+	Snapshots string
+}
+
+// Entry is a source and what the Aggregator should do with it.
+type Entry struct {
+	Name        string // unique among the entries
+	Type        string // the driver's; for people
+	Source      Source // comparable: an entry with the same one is not run anew
+	SyncTimeout time.Duration
+	Hold        Hold
+	Snapshot    bool   // its last good set is kept over a restart
+	Fingerprint string // of its configuration: a set that comes after another fingerprint's is an operator's act, of which nothing is held
 }
 
 // Aggregator runs Sources, checks what they publish and keeps each one's last good set. Its methods may be called
 // from any goroutine.
 type Aggregator struct {
-	o     Options
-	ready chan struct{}
+	o      Options
+	ready  chan struct{}
+	moving chan struct{} // has an element if something may be held
+	unkept chan struct{} // has an element if a set may not be on disk
+
+	configure sync.Mutex // one Configure at a time
 
 	mu      sync.Mutex
+	ctx     context.Context // Run's, while it runs; else nil
+	runs    sync.WaitGroup  // of sources
 	sources []*member
 	sets    []Set // one per source; replaced, not changed, when one of them changes
-}
-
-// member is a source with what the Aggregator knows of it. Aggregator.mu guards what changes.
-type member struct {
-	Source
-	name        string
-	syncTimeout time.Duration
-	synced      chan struct{} // closed by the first publish
-
-	checked  checked
-	status   Status // without Diagnostics
-	run      int    // the number of the run that may publish; others are over
-	late     bool   // the sync timeout passed before the first publish
-	reported []Diagnostic
 }
 
 // NewAggregator returns an Aggregator without sources.
@@ -64,7 +72,10 @@ func NewAggregator(o Options) *Aggregator {
 	if o.Backoff == nil {
 		o.Backoff = pauses
 	}
-	return &Aggregator{o: o, ready: make(chan struct{})}
+	if o.Alive == nil {
+		o.Alive = func(Name, *Endpoint) bool { return false }
+	}
+	return &Aggregator{o: o, ready: make(chan struct{}), moving: make(chan struct{}, 1), unkept: make(chan struct{}, 1)}
 }
 
 // pauses makes the default back-off.
@@ -74,51 +85,145 @@ func pauses() backoff.BackOff {
 	return b
 }
 
-// Add adds a source; its place among the sources is its precedence. A syncTimeout of zero means
-// DefaultSyncTimeout. All sources are added before Run. It fails if the name is taken.
+// Add adds a source that is believed at once and of which nothing is kept on disk, behind those that there are. It
+// fails if the name is taken.
 func (a *Aggregator) Add(name string, s Source, syncTimeout time.Duration) error {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.find(name) != nil {
-		return fmt.Errorf("registry %q: the name is taken", name)
+	var all []Entry
+	for _, m := range a.sources {
+		all = append(all, m.Entry)
 	}
-	a.sources = append(a.sources, &member{
-		Source: s, name: name, syncTimeout: cmp.Or(syncTimeout, DefaultSyncTimeout), synced: make(chan struct{}),
-		status: Status{Name: name},
-	})
-	a.sets = append(slices.Clip(a.sets), Set{Name: name, Standing: standing(s)})
+	a.mu.Unlock()
+	return a.Configure(append(all, Entry{Name: name, Source: s, SyncTimeout: syncTimeout}))
+}
+
+// Configure makes the entries the sources, before Run or while it runs; their order is their precedence. A source that
+// was there goes on undisturbed. One that is new is run, and has what a restart left of it until it publishes; in the
+// place of another one of that name it has that one's last good set until then. One that is missing ends, and its
+// services go at once. It fails, and changes nothing, if two entries have one name.
+func (a *Aggregator) Configure(entries []Entry) error {
+	a.configure.Lock()
+	defer a.configure.Unlock()
+	for i, e := range entries {
+		if slices.ContainsFunc(entries[:i], func(o Entry) bool { return o.Name == e.Name }) {
+			return fmt.Errorf("registry %q: the name is taken", e.Name)
+		}
+	}
+	was := a.members()
+	next := make([]*member, len(entries))
+	for i, e := range entries {
+		e.SyncTimeout = cmp.Or(e.SyncTimeout, DefaultSyncTimeout)
+		old := named(was, e.Name)
+		switch {
+		case old != nil && sameSource(old.Source, e.Source):
+			next[i] = old
+			old.adjust(a, e)
+		case old != nil:
+			old.stop()
+			next[i] = old.succeed(a, e)
+		default:
+			next[i] = newMember(a, e)
+			next[i].restore()
+		}
+	}
+	for _, m := range was {
+		if named(next, m.Name) == nil {
+			m.stop()
+			m.unkeep()
+			if m.wasSynced() {
+				a.o.Log.Info("registry removed, its services go", "registry", m.Name)
+			}
+		}
+	}
+	a.install(next)
 	return nil
 }
 
-func (a *Aggregator) find(name string) *member {
-	if i := slices.IndexFunc(a.sources, func(m *member) bool { return m.name == name }); i >= 0 {
-		return a.sources[i]
+// sameSource reports whether two are one. Those that cannot be compared are never.
+func sameSource(a, b Source) bool {
+	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
+}
+
+func (a *Aggregator) members() []*member {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.sources)
+}
+
+func named(all []*member, name string) *member {
+	if i := slices.IndexFunc(all, func(m *member) bool { return m.Name == name }); i >= 0 {
+		return all[i]
 	}
 	return nil
 }
+
+// install brings the members into force and runs those that do not run yet.
+func (a *Aggregator) install(next []*member) {
+	a.mu.Lock()
+	a.sources = next
+	a.sets = make([]Set, len(next))
+	for i, m := range next {
+		a.sets[i] = Set{Name: m.Name, Services: m.served, Standing: standing(m.Source)}
+		if a.ctx != nil {
+			a.start(m)
+		}
+	}
+	running := a.ctx != nil
+	a.mu.Unlock()
+	if running {
+		a.o.OnChange()
+	}
+}
+
+// start runs a member if it does not run yet. The caller holds a.mu.
+func (a *Aggregator) start(m *member) {
+	if m.end != nil {
+		return
+	}
+	ctx, end := context.WithCancel(a.ctx)
+	m.end = end
+	a.runs.Go(func() { a.keepRunning(ctx, m); close(m.ended) })
+}
+
+func (a *Aggregator) find(name string) *member { return named(a.sources, name) }
 
 // Run runs every source in a goroutine of its own, again after a pause when it fails, until ctx is done and all
-// have ended. It returns nil.
+// have ended. It returns nil. It is called once.
 func (a *Aggregator) Run(ctx context.Context) error {
+	a.configure.Lock()
 	a.mu.Lock()
+	a.ctx = ctx
 	sources := slices.Clone(a.sources)
-	a.mu.Unlock()
-	var all sync.WaitGroup
 	for _, m := range sources {
-		all.Go(func() { a.keepRunning(ctx, m) })
+		a.start(m)
 	}
+	a.mu.Unlock()
+	a.configure.Unlock()
+	var all sync.WaitGroup
 	all.Go(func() { a.awaitSync(ctx, sources) })
+	all.Go(func() { a.watchHolds(ctx) })
+	all.Go(func() { a.keepSnapshots(ctx) })
+	<-ctx.Done()
+	a.configure.Lock() // none starts another source now
+	a.mu.Lock()
+	a.ctx = nil
+	a.mu.Unlock()
+	a.configure.Unlock()
+	a.runs.Wait()
 	all.Wait()
+	a.saveAll() // what the sources said last
 	return nil
 }
 
-// awaitSync closes ready when every source has published or had its time.
+// awaitSync closes ready when every source has published, or is known to be down and has a set of before the restart,
+// or was removed, or had its time.
 func (a *Aggregator) awaitSync(ctx context.Context, sources []*member) {
 	start := time.Now()
 	for _, m := range sources {
-		timeout := time.NewTimer(m.syncTimeout - time.Since(start))
+		timeout := time.NewTimer(m.SyncTimeout - time.Since(start))
 		select {
 		case <-m.synced:
+		case <-m.ended:
 		case <-timeout.C:
 			a.giveUp(m)
 		case <-ctx.Done():
@@ -138,105 +243,66 @@ func (a *Aggregator) giveUp(m *member) {
 		return
 	}
 	m.late = true
-	a.o.Log.Warn("registry has not answered in time, the mesh starts without it", "registry", m.name, "sync_timeout", m.syncTimeout)
+	a.o.Log.Warn("registry has not answered in time, the mesh starts without it", "registry", m.Name, "sync_timeout", m.SyncTimeout,
+		"services_of_before", m.status.Services)
 }
 
-// keepRunning runs one source until ctx is done.
-func (a *Aggregator) keepRunning(ctx context.Context, m *member) {
-	pauses := a.o.Backoff()
+// watchHolds lets go of what is held when its time has come.
+func (a *Aggregator) watchHolds(ctx context.Context) {
 	for {
-		start := time.Now()
-		err := m.Source.Run(ctx, a.publisher(m))
-		a.endRun(m)
-		if ctx.Err() != nil {
-			return
-		}
-		if err == nil {
-			err = errEnded
-		}
-		if time.Since(start) >= maxPause { // it worked for a while: this is another failure
-			pauses.Reset()
-		}
-		pause := pauses.NextBackOff()
-		if pause == backoff.Stop {
-			pause = maxPause
-		}
-		a.fail(m, err, pause)
-		timer := time.NewTimer(pause)
 		select {
-		case <-timer.C:
+		case <-a.moving:
 		case <-ctx.Done():
-			timer.Stop()
 			return
 		}
-		a.restart(m)
-	}
-}
-
-func (a *Aggregator) endRun(m *member) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	m.run++
-}
-
-func (a *Aggregator) fail(m *member, err error, pause time.Duration) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	m.status.Error = err.Error()
-	a.o.Log.Warn("registry failed, its last set is kept", "registry", m.name, "error", err, "services", m.status.Services, "again_in", pause)
-}
-
-func (a *Aggregator) restart(m *member) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	m.status.Restarts++
-}
-
-// publisher returns the publish function of a source's next run. It does nothing once that run is over.
-func (a *Aggregator) publisher(m *member) func([]*Service) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	run := m.run
-	return func(services []*Service) {
-		if a.publish(m, run, services) {
-			a.o.OnChange()
+		for pause, again := a.look(); again; pause, again = a.look() {
+			timer := time.NewTimer(pause)
+			select {
+			case <-timer.C:
+			case <-a.moving:
+				timer.Stop()
+			case <-ctx.Done():
+				timer.Stop()
+				return
+			}
 		}
 	}
 }
 
-// publish takes a set in and reports whether this changes what is served, or is the first.
-func (a *Aggregator) publish(m *member, run int, services []*Service) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if m.run != run {
-		return false
+// look has every member let go of what need not be held any longer. It returns when to look again.
+func (a *Aggregator) look() (pause time.Duration, again bool) {
+	pause = lookPause
+	changed := false
+	for _, m := range a.members() {
+		moved, next, restless := m.look(time.Now())
+		changed = changed || moved
+		if restless {
+			again = true
+			pause = max(min(pause, next), time.Millisecond)
+		}
 	}
-	was, first := m.checked, !m.status.Synced
-	m.checked = was.next(m.name, services)
-	m.status.Synced, m.status.LastPublish, m.status.Error, m.late = true, time.Now(), "", false
-	changed := !slices.Equal(was.clean, m.checked.clean)
 	if changed {
-		m.status.Services, m.status.Endpoints = len(m.checked.clean), countEndpoints(m.checked.clean)
-		a.sets = slices.Clone(a.sets)
-		a.sets[slices.Index(a.sources, m)].Services = m.checked.clean
+		a.o.OnChange()
 	}
-	if first {
-		close(m.synced)
-		a.o.Log.Info("registry synced", "registry", m.name, "services", m.status.Services, "endpoints", m.status.Endpoints)
-	}
-	a.tell(m, was.ds, m.checked.ds)
-	return changed || first
+	return pause, again
 }
 
-func countEndpoints(services []*Service) int {
-	n := 0
-	for _, s := range services {
-		n += len(s.Endpoints)
+// Accept lets go of all endpoints of a registry that are held, and returns how many these are. It reports false if
+// there is no such registry.
+func (a *Aggregator) Accept(name string) (endpoints int, ok bool) {
+	a.mu.Lock()
+	m := a.find(name)
+	a.mu.Unlock()
+	if m == nil {
+		return 0, false
 	}
-	return n
+	if endpoints = m.accept(); endpoints > 0 {
+		a.o.OnChange()
+	}
+	return endpoints, true
 }
 
-// Ready is closed when every source has published once or had its sync timeout.
+// Ready is closed when every source that there was when Run began has published once or had its sync timeout.
 func (a *Aggregator) Ready() <-chan struct{} { return a.ready }
 
 // Sets returns the last good set of every source, in the order in which they were added; that of a source which has
@@ -245,4 +311,11 @@ func (a *Aggregator) Sets() []Set {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.sets)
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }

@@ -293,3 +293,26 @@ func TestNamesAreTakenOnce(t *testing.T) {
 		t.Error("two sources have one name")
 	}
 }
+
+var discard = slog.New(slog.DiscardHandler)
+
+func configure(t *testing.T, a *Aggregator, entries ...Entry) {
+	t.Helper()
+	if err := a.Configure(entries); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// start runs an Aggregator in the bubble of a test until the returned function is called.
+func start(t *testing.T, a *Aggregator) (end func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	synctest.Wait()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}
+}

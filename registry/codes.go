@@ -43,6 +43,12 @@ const (
 	workloadConflict = "W4202"
 	endpointConflict = "W4203"
 	hostConflict     = "W4205"
+
+	massDisappearance = "W4300"
+	fromSnapshot      = "W4301"
+	snapshotDamaged   = "W4302"
+	snapshotUnwritten = "W4303"
+	tooMuch           = "W4304"
 )
 
 // Code explains a diagnostic code.
@@ -85,6 +91,16 @@ func Codes() []Code {
 			"Two registries have a host of the same name with different addresses or mesh ports. There is one host of a name: the word of the registry that is asked first holds for all workloads of the host. Declare the host in one place, or give one of them another name."},
 		{OddProtocol, "protocol_from finds what is no protocol",
 			"The label that the registry's protocol_from names has a value that is none of http, http2 (or h2c), grpc and tcp. It is ignored: the next place in protocol_from is looked at, then other registries, then service_defaults; without any word the port is TCP."},
+		{massDisappearance, "a registry lost many endpoints that still live",
+			"More of a registry, or of a service, disappeared within a short time than its hold block allows, while the agents of these endpoints say that they live: the registry was wiped, lost its data or shows another's. The endpoints are served on until the registry names them again, their agents say that they do not live, somebody accepts with wattle registry accept that they are gone, or hold's time has passed. wattle registry status lists them."},
+		{fromSnapshot, "a registry has not spoken since the server started",
+			"What it said before the restart, which the server keeps on disk, is served until it speaks. The message says how old that is; wattle registry check says why it cannot be read."},
+		{snapshotDamaged, "a registry's snapshot on disk cannot be read",
+			"The server keeps two generations of what each registry said last. One of them, or both, are not as they were written. The other one is used, or none; new ones are written as soon as the registry says something. See whether the disk is well."},
+		{snapshotUnwritten, "a registry's snapshot cannot be written to disk",
+			"All goes on, but a server that restarts while the registry is down would begin with an older set, or with none. The message says why: mostly the disk is full, or the folder registries in the state folder is not the server's."},
+		{tooMuch, "a registry says more than is taken",
+			"So that memory stays bounded, a registry has at most 100000 services and 500000 endpoints, a service 20000 endpoints and 1000 ports. What is beyond that, in the order of the names, is left out. The message says how much it is. Use the driver's filters, or several servers."},
 		{NameUnreadable, "a DNS name cannot be read",
 			"The resolvers do not answer, refuse, or answer what cannot be used. The last answer stays in force; the name is asked again with growing pauses of up to 30 s. Other names of the registry are not concerned."},
 		{NameGone, "a DNS name has no records any more",

@@ -178,6 +178,24 @@ func (c Check) MarshalJSON() ([]byte, error) {
 	}{plain(c), c.Interval.String(), c.Timeout.String()})
 }
 
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (c *Check) UnmarshalJSON(text []byte) error {
+	type plain Check
+	in := struct {
+		*plain
+		Interval string `json:"interval"`
+		Timeout  string `json:"timeout"`
+	}{plain: (*plain)(c)}
+	err := json.Unmarshal(text, &in)
+	if err == nil {
+		c.Interval, err = time.ParseDuration(in.Interval)
+	}
+	if err == nil {
+		c.Timeout, err = time.ParseDuration(in.Timeout)
+	}
+	return err
+}
+
 // String returns "address:port".
 func (e *Endpoint) String() string {
 	return fmt.Sprint(netip.AddrPortFrom(e.Address, e.Port))

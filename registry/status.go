@@ -1,8 +1,6 @@
 package registry
 
 import (
-	"cmp"
-	"fmt"
 	"slices"
 	"time"
 )
@@ -10,14 +8,31 @@ import (
 // Status is what is known of one source.
 type Status struct {
 	Name        string       `json:"name"`
+	Type        string       `json:"type,omitempty"`        // the driver's
+	State       State        `json:"state"`                 //
 	Synced      bool         `json:"synced"`                // it has published once
 	LastPublish time.Time    `json:"last_publish,omitzero"` // when it last said what there is
+	StaleSince  time.Time    `json:"stale_since,omitzero"`  // since when it cannot be read; zero: it can
+	Snapshot    time.Time    `json:"snapshot,omitzero"`     // what is served was kept over a restart, and said at this time; zero: it has spoken since
+	Held        []Held       `json:"held,omitempty"`        // what is served though it no longer says so, sorted by service
 	Services    int          `json:"services"`              // that are served of it
 	Endpoints   int          `json:"endpoints"`             // of these services
 	Restarts    int          `json:"restarts"`              // how often it was run again after it had failed
 	Error       string       `json:"error,omitempty"`       // why it failed last; empty once it has published again
 	Diagnostics []Diagnostic `json:"diagnostics,omitempty"` // what is wrong with it
 }
+
+// State is how a source is, in a word.
+type State string
+
+// The states.
+const (
+	Waiting      State = "waiting"  // it has not published since the server started, and nothing of it is served
+	FromSnapshot State = "snapshot" // it has not published since the server started; what it said before is served
+	Synced       State = "synced"   // what it said last is served
+	Stale        State = "stale"    // likewise, but it, or a part of it, cannot be read now
+	Holding      State = "holding"  // it can be read, but some of what it no longer names is served
+)
 
 // Report replaces what the source of that name has to say about its registry besides its set. It is for
 // DriverOptions.Report.
@@ -30,6 +45,19 @@ func (a *Aggregator) Report(name string, ds []Diagnostic) {
 	}
 	a.tell(m, m.reported, ds)
 	m.reported = slices.Clone(ds)
+	m.mind()
+}
+
+// mind notes since when the source cannot be read: it failed, or says itself that it cannot read a part of its
+// registry. The caller holds Aggregator.mu.
+func (m *member) mind() {
+	down := m.status.Error != "" || slices.ContainsFunc(m.reported, func(d Diagnostic) bool { return d.Code == sourceFailed && d.Severity == Error })
+	switch {
+	case !down:
+		m.since = time.Time{}
+	case m.since.IsZero():
+		m.since = time.Now()
+	}
 }
 
 // maxLogged bounds the lines that the log gets of one set's diagnostics; the status has them all.
@@ -48,11 +76,11 @@ func (a *Aggregator) tell(m *member, was, now []Diagnostic) {
 		}
 		if lines++; lines <= maxLogged {
 			d.Source = "" // the line names it
-			a.o.Log.Warn("registry is faulty", "registry", m.name, "diagnostic", d.String())
+			a.o.Log.Warn("registry is faulty", "registry", m.Name, "diagnostic", d.String())
 		}
 	}
 	if lines > maxLogged {
-		a.o.Log.Warn("registry is faulty in more places; see wattle status", "registry", m.name, "more", lines-maxLogged)
+		a.o.Log.Warn("registry is faulty in more places; see wattle status", "registry", m.Name, "more", lines-maxLogged)
 	}
 }
 
@@ -63,26 +91,23 @@ func (a *Aggregator) Status() []Status {
 	all := make([]Status, len(a.sources))
 	for i, m := range a.sources {
 		all[i] = m.status
+		all[i].State, all[i].StaleSince, all[i].Held = m.state(), m.since, m.held
 		all[i].Diagnostics = m.diagnostics()
 	}
 	return all
 }
 
-func (m *member) diagnostics() []Diagnostic {
-	var ds []Diagnostic
-	if m.status.Error != "" {
-		ds = append(ds, Diagnostic{Severity: Error, Code: sourceFailed, Source: m.name,
-			Summary: fmt.Sprintf("registry %s cannot be read: %s", m.name, m.status.Error),
-			Detail:  "What it said last stays in force, and it is asked again."})
+// state says how the source is. The caller holds Aggregator.mu.
+func (m *member) state() State {
+	switch {
+	case !m.status.Snapshot.IsZero():
+		return FromSnapshot
+	case !m.status.Synced && m.served == nil:
+		return Waiting
+	case !m.since.IsZero():
+		return Stale
+	case len(m.held) > 0:
+		return Holding
 	}
-	if m.late {
-		ds = append(ds, Diagnostic{Severity: Error, Code: sourceLate, Source: m.name,
-			Summary: fmt.Sprintf("registry %s has not answered within %s", m.name, m.syncTimeout),
-			Detail:  "The mesh started without its services. See whether it can be reached, or raise its sync_timeout."})
-	}
-	for _, d := range m.reported {
-		d.Source = cmp.Or(d.Source, m.name)
-		ds = append(ds, d)
-	}
-	return append(ds, m.checked.ds...)
+	return Synced
 }
