@@ -21,15 +21,32 @@ const (
 // does not know whether it really did: callers compare. It watches folders, not files, so that files that are
 // replaced by renaming are seen, and calls changed every 30 s besides. It returns nil when ctx is done.
 func Watch(ctx context.Context, dir string, changed func()) error {
+	return watch(ctx, dir, addFolders, changed)
+}
+
+// WatchFile is Watch for one file. It watches the folders that the file and what it links to are in, not what else is in
+// there.
+func WatchFile(ctx context.Context, file string, changed func()) error {
+	return watch(ctx, file, func(w *fsnotify.Watcher, file string) {
+		_ = w.Add(filepath.Dir(file))
+		if target, err := filepath.EvalSymlinks(file); err == nil && target != file {
+			_ = w.Add(target)
+		}
+	}, changed)
+}
+
+// watch calls changed for what happens at path or below. What add adds to the watcher may be more than that.
+func watch(ctx context.Context, path string, add func(*fsnotify.Watcher, string), changed func()) error {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
-		return fmt.Errorf("watch %s: %w", dir, err)
+		return fmt.Errorf("watch %s: %w", path, err)
 	}
 	defer w.Close()
-	if dir, err = filepath.Abs(dir); err != nil {
-		return fmt.Errorf("watch %s: %w", dir, err)
+	dir, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", path, err)
 	}
-	addFolders(w, dir)
+	add(w, dir)
 	changed()
 
 	poll := time.NewTicker(watchPoll)
@@ -57,7 +74,7 @@ func Watch(ctx context.Context, dir string, changed func()) error {
 		case <-limit:
 		}
 		quiet, limit = nil, nil
-		addFolders(w, dir) // folders that are new; those known are no-ops
+		add(w, dir) // folders that are new; those known are no-ops
 		changed()
 	}
 }

@@ -88,17 +88,15 @@ func pauses() backoff.BackOff {
 // Add adds a source that is believed at once and of which nothing is kept on disk, behind those that there are. It
 // fails if the name is taken.
 func (a *Aggregator) Add(name string, s Source, syncTimeout time.Duration) error {
-	a.mu.Lock()
 	var all []Entry
-	for _, m := range a.sources {
+	for _, m := range a.members() {
 		all = append(all, m.Entry)
 	}
-	a.mu.Unlock()
 	return a.Configure(append(all, Entry{Name: name, Source: s, SyncTimeout: syncTimeout}))
 }
 
 // Configure makes the entries the sources, before Run or while it runs; their order is their precedence. A source that
-// was there goes on undisturbed. One that is new is run, and has what a restart left of it until it publishes; in the
+// was there goes on undisturbed, by what its entry says of Hold now. One that is new is run, and has what a restart left of it until it publishes; in the
 // place of another one of that name it has that one's last good set until then. One that is missing ends, and its
 // services go at once. It fails, and changes nothing, if two entries have one name.
 func (a *Aggregator) Configure(entries []Entry) error {
@@ -117,7 +115,7 @@ func (a *Aggregator) Configure(entries []Entry) error {
 		switch {
 		case old != nil && sameSource(old.Source, e.Source):
 			next[i] = old
-			old.adjust(a, e)
+			old.adjust(e.Hold)
 		case old != nil:
 			old.stop()
 			next[i] = old.succeed(a, e)

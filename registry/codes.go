@@ -29,6 +29,12 @@ const (
 	BadSecrets     = "W4504"
 )
 
+// What is wrong with the registries of the server's own file.
+const (
+	BadRegistry  = "W4310"
+	NeedsRestart = "W4311"
+)
+
 // The codes of diagnostics.
 const (
 	sourceFailed     = "W4001"
@@ -101,6 +107,10 @@ func Codes() []Code {
 			"All goes on, but a server that restarts while the registry is down would begin with an older set, or with none. The message says why: mostly the disk is full, or the folder registries in the state folder is not the server's."},
 		{tooMuch, "a registry says more than is taken",
 			"So that memory stays bounded, a registry has at most 100000 services and 500000 endpoints, a service 20000 endpoints and 1000 ports. What is beyond that, in the order of the names, is left out. The message says how much it is. Use the driver's filters, or several servers."},
+		{BadRegistry, "a registry block cannot be used",
+			"There is no driver of this type, or the name is the server's own. The registries stay as they were before the file was changed."},
+		{NeedsRestart, "a change of the server's file takes effect with a restart",
+			"Registry blocks are read anew whenever the file changes; everything else in it is read when the server starts. A warning: until the restart the server works with what it started with. Agents and their Envoys do not mind a restart."},
 		{NameUnreadable, "a DNS name cannot be read",
 			"The resolvers do not answer, refuse, or answer what cannot be used. The last answer stays in force; the name is asked again with growing pauses of up to 30 s. Other names of the registry are not concerned."},
 		{NameGone, "a DNS name has no records any more",

@@ -17,8 +17,8 @@ var errEnded = errors.New("ended by itself")
 
 // member is a source with what the Aggregator knows of it.
 type member struct {
-	a *Aggregator
-	Entry
+	a      *Aggregator
+	Entry                // as it was when the source was run first
 	synced chan struct{} // closed by the first publish, or by a failure if there is a set of before the restart
 	ended  chan struct{} // closed when the source has ended for good
 	end    func()        // ends it; nil: it was not started; Aggregator.mu guards it
@@ -35,7 +35,7 @@ type member struct {
 	sequence uint64 // of the newest
 	removed  bool   // there must not be any
 
-	// Aggregator.mu guards the rest, and Entry.
+	// Aggregator.mu guards the rest.
 	served    []*Service
 	status    Status // without Diagnostics
 	held      []Held
@@ -74,14 +74,11 @@ func (m *member) succeed(a *Aggregator, e Entry) *member {
 	return n
 }
 
-// adjust takes over what of an entry needs no other run.
-func (m *member) adjust(a *Aggregator, e Entry) {
+// adjust takes over what of an entry matters to a source that runs.
+func (m *member) adjust(h Hold) {
 	m.work.Lock()
 	defer m.work.Unlock()
-	m.keep.o = e.Hold
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	m.Entry = e
+	m.keep.o = h
 }
 
 // stop ends the source and waits until it has.

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,18 +27,17 @@ import (
 	"github.com/wattle-mesh/wattle/internal/store"
 	"github.com/wattle-mesh/wattle/internal/xds"
 	"github.com/wattle-mesh/wattle/registry"
-	"github.com/wattle-mesh/wattle/registry/builtin"
 )
-
-// meshRegistry is the registry of what agents register.
-const meshRegistry = "mesh"
 
 func newServer() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "server -config FILE",
 		Short: "Run the control plane",
 		Long: `Server is the control plane: it reads the policy folder and the registries, makes certificates, and serves the
-agents what their Envoys need. Its HTTP API answers on loopback or a unix socket only.`,
+agents what their Envoys need. Its HTTP API answers on loopback or a unix socket only.
+
+The FILE is watched: registry blocks that are added, changed or removed take effect while the server runs, the rest
+with a restart. A file that is wrong changes nothing; wattle status says what is wrong with it.`,
 		Args: args(cobra.NoArgs),
 	}
 	file := cmd.Flags().String("config", "/etc/wattle/server.hcl", "the server's configuration `FILE`")
@@ -54,7 +52,7 @@ agents what their Envoys need. Its HTTP API answers on loopback or a unix socket
 			return err
 		}
 		log := newLog(cmd.OutOrStdout(), cfg.LogLevel, cfg.LogFormat)
-		s, err := openServer(log, cmd, cfg, filepath.Dir(*file), vars)
+		s, err := openServer(log, cmd, cfg, *file, vars)
 		if err != nil {
 			return err
 		}
@@ -73,6 +71,7 @@ type server struct {
 	nodes     *api.Node
 	registrar *api.Registrar
 	registry  *registry.Aggregator
+	file      *serverFile
 	loop      *pipeline.Loop
 	xds       *xds.Server
 	metrics   *prometheus.Registry
@@ -82,7 +81,7 @@ type server struct {
 const agentNames = 1024
 
 // openServer makes the parts and wires them. Nothing runs or listens yet.
-func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, base string, vars configs.Options) (s *server, err error) {
+func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, file string, vars configs.Options) (s *server, err error) {
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return nil, err
 	}
@@ -101,7 +100,10 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, base 
 	if s.ca, err = openCA(cmd, cfg, vars, kept); err != nil {
 		return nil, err
 	}
-	s.registry = registry.NewAggregator(registry.Options{Log: log, OnChange: func() { s.loop.Nudge() }})
+	s.registry = registry.NewAggregator(registry.Options{
+		Log: log, OnChange: func() { s.loop.Nudge() }, Alive: s.alive, Snapshots: filepath.Join(cfg.StateDir, snapshotFolder),
+	})
+	s.metrics.MustRegister(s.registry.Collector())
 	s.registrar, err = api.NewRegistrar(api.RegistrarOptions{
 		Log: log, Store: s.store, OnHealth: func() { s.loop.Nudge() },
 		Report: func(ds []registry.Diagnostic) { s.registry.Report(meshRegistry, ds) },
@@ -109,8 +111,9 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, base 
 	if err != nil {
 		return nil, err
 	}
-	if err = s.addRegistries(cmd, base); err != nil {
-		return nil, err
+	s.file = newServerFile(log, file, cfg, s.registry, s.registrar)
+	if diags := s.file.apply(cfg); diags.HasErrors() {
+		return nil, refuse(cmd.ErrOrStderr(), diags)
 	}
 	streams := xds.Options{
 		Log: log, Metrics: s.metrics, MaxNames: agentNames,
@@ -129,12 +132,13 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, base 
 	return s, nil
 }
 
-// The folder of the CA and the store's file in the state folder, and the file with which an operator says that the
+// The folders of the CA and of the registries' snapshots and the store's file in the state folder, and the file with which an operator says that the
 // store is lost for good.
 const (
-	caFolder  = "ca"
-	storeFile = "wattle.db"
-	lostFile  = "store-is-lost"
+	caFolder       = "ca"
+	snapshotFolder = "registries"
+	storeFile      = "wattle.db"
+	lostFile       = "store-is-lost"
 )
 
 // openStore opens the store, or makes it at the first start, before the CA. One that is missing beside a CA was lost:
@@ -195,47 +199,6 @@ func (s *server) holds(node string, id spiffe.ID) bool {
 	return false
 }
 
-// addRegistries adds the mesh registry and those of the configuration.
-func (s *server) addRegistries(cmd *cobra.Command, base string) error {
-	if err := s.registry.Add(meshRegistry, s.registrar, 0); err != nil {
-		return err
-	}
-	for _, r := range s.cfg.Registries {
-		driver, ok := driverOf(r.Type)
-		if !ok {
-			return &invalid{fmt.Errorf("%s: there is no registry driver %q; there are: %s", r.Origin, r.Type, strings.Join(driverNames(), ", "))}
-		}
-		shaper := registry.NewShaper(shapeOf(&r.Shape), func(ds []registry.Diagnostic) { s.registry.Report(r.Name, ds) })
-		source, diags := driver.New(r.Body, registry.DriverOptions{
-			Name: r.Name, Dir: base, Eval: r.Eval, Log: s.log, Report: shaper.Report,
-		})
-		if err := refuse(cmd.ErrOrStderr(), r.Diagnostics(diags)); err != nil {
-			return err
-		}
-		if err := s.registry.Add(r.Name, shaper.Source(source), r.SyncTimeout); err != nil {
-			return &invalid{fmt.Errorf("%s: %w", r.Origin, err)}
-		}
-	}
-	return nil
-}
-
-func driverOf(kind string) (registry.Driver, bool) {
-	for _, d := range builtin.Drivers() {
-		if d.Type == kind {
-			return d, true
-		}
-	}
-	return registry.Driver{}, false
-}
-
-func driverNames() []string {
-	var out []string
-	for _, d := range builtin.Drivers() {
-		out = append(out, d.Type)
-	}
-	return out
-}
-
 // run listens and works until ctx is done.
 func (s *server) run(ctx context.Context) error {
 	token, err := api.AdminToken(filepath.Join(s.cfg.StateDir, "admin.token"))
@@ -256,6 +219,7 @@ func (s *server) run(ctx context.Context) error {
 	g.Go(func() error { return hurry(ctx, s.loop.Ready()) })
 	g.Go(func() error { return s.registry.Run(ctx) })
 	g.Go(func() error { return s.loop.Run(ctx) })
+	g.Go(func() error { return s.file.watch(ctx) })
 	g.Go(func() error { return s.serveAgents(ctx, agents) })
 	g.Go(func() error { return s.serveHTTP(ctx, local, token) })
 	return g.Wait()
@@ -294,7 +258,8 @@ func (s *server) serveAgents(ctx context.Context, l net.Listener) error {
 func (s *server) serveHTTP(ctx context.Context, l net.Listener, token string) error {
 	return api.Serve(ctx, l, api.NewHandler(api.HTTPOptions{
 		Log: s.log, AdminToken: token, Version: version, Node: s.nodes,
-		State: s.loop.State, Accept: s.loop.Accept, PolicyDir: s.cfg.Policy, Registries: s.registry.Status, Proxies: s.xds.Proxies,
+		State: s.loop.State, AcceptPolicy: s.loop.Accept, PolicyDir: s.cfg.Policy, Proxies: s.xds.Proxies,
+		Registries: s.registry.Status, Accept: s.registry.Accept, ServerFile: s.file.diagnostics,
 		Metrics: promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}),
 	}))
 }

@@ -62,9 +62,9 @@ func writeStatus(w io.Writer, s api.Status, color bool) error {
 	return nil
 }
 
-// allDiagnostics returns those of the policy, then those of the registries.
+// allDiagnostics returns those of the server's own file, then those of the policy, then those of the registries.
 func allDiagnostics(s api.Status) configs.Diagnostics {
-	ds := slices.Clone(s.Diagnostics)
+	ds := slices.Concat(s.ServerFile, s.Diagnostics)
 	for _, r := range s.Registries {
 		for _, d := range r.Diagnostics {
 			ds = append(ds, located(d, r.Name))
@@ -137,12 +137,9 @@ func statusRows(s api.Status) [][]string {
 func registryRows(s api.Status) [][]string {
 	rows := [][]string{{"REGISTRY", "STATE", "SERVICES", "ENDPOINTS", "PUBLISHED", "ERROR"}}
 	for _, r := range s.Registries {
-		state, published := "waiting", "-"
-		if r.Synced {
-			state, published = "synced", ago(r.LastPublish)
-		}
-		if r.Error != "" && r.Synced {
-			state = "stale"
+		state, published := string(r.State), "-"
+		if !r.LastPublish.IsZero() {
+			published = ago(r.LastPublish)
 		}
 		state += faults(r.Diagnostics)
 		rows = append(rows, []string{r.Name, state, fmt.Sprint(r.Services), fmt.Sprint(r.Endpoints), published, dash(r.Error)})

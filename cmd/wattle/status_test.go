@@ -25,8 +25,8 @@ func TestStatusShowsEverythingThatIsWrong(t *testing.T) {
 		Diagnostics: configs.Diagnostics{{Severity: configs.Error, Code: "W1102", Summary: `unknown attribute "wieght"`, Detail: `Did you mean "weight"?`,
 			File: "reviews.hcl", Line: 7, Column: 5, Length: 6, Snippet: "    wieght = 90"}},
 		Registries: []registry.Status{
-			{Name: "mesh"},
-			{Name: "files", Synced: true, LastPublish: time.Now(), Services: 2, Endpoints: 1, Diagnostics: []registry.Diagnostic{
+			{Name: "mesh", State: registry.Waiting},
+			{Name: "files", State: registry.Synced, Synced: true, LastPublish: time.Now(), Services: 2, Endpoints: 1, Diagnostics: []registry.Diagnostic{
 				{Severity: registry.Error, Code: "W1103", Summary: "no port", Detail: "Say 80.", Source: "files", Origin: "services/a:2/bad.hcl:2:43",
 					Excerpt: registry.Excerpt{Line: 2, Column: 43, Length: 5, Text: "port = 99999", TextColumn: 36}},
 				{Severity: registry.Warning, Code: "W4103", Summary: "out of order", Source: "files"},

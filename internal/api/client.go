@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/wattle-mesh/wattle/internal/xds"
+	"github.com/wattle-mesh/wattle/registry"
 )
 
 // maxAnswer bounds what the client reads: a catalog of 10,000 services is a tenth of it.
@@ -67,8 +68,8 @@ func (c *Client) Policy(ctx context.Context) (json.RawMessage, error) {
 }
 
 // AcceptPolicy lets the policy folder lack files whose blocks are in force.
-func (c *Client) AcceptPolicy(ctx context.Context) (Accepted, error) {
-	return post[Accepted](ctx, c, "/v1/policy/accept", struct{}{})
+func (c *Client) AcceptPolicy(ctx context.Context) (AcceptedPolicy, error) {
+	return post[AcceptedPolicy](ctx, c, "/v1/policy/accept", struct{}{})
 }
 
 // Proxies returns the state of every proxy, sorted by id.
@@ -81,6 +82,18 @@ func (c *Client) Proxies(ctx context.Context) ([]xds.ProxyStatus, error) {
 func (c *Client) Nodes(ctx context.Context) ([]NodeStatus, error) {
 	n, err := get[Nodes](ctx, c, "/v1/nodes")
 	return n.Nodes, err
+}
+
+// Registries returns the state of every registry, in the order of the server's file.
+func (c *Client) Registries(ctx context.Context) ([]registry.Status, error) {
+	r, err := get[Registries](ctx, c, "/v1/registries")
+	return r.Registries, err
+}
+
+// Accept has the server let go of what is held of a registry, and returns how many endpoints that were.
+func (c *Client) Accept(ctx context.Context, registry string) (endpoints int, err error) {
+	a, err := post[Accepted](ctx, c, "/v1/registries/"+url.PathEscape(registry)+"/accept", struct{}{})
+	return a.Endpoints, err
 }
 
 // CreateToken makes a join token.

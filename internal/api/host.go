@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/store"
@@ -50,6 +51,7 @@ type host struct {
 	grant   store.Grant
 	stream  uint64        // the number of the newest stream of reports
 	end     chan struct{} // ends it; nil: none is open
+	left    time.Time     // when the last one ended, or the server started
 	said    said
 	address netip.Addr    // verified; invalid: not yet
 	block   *configs.Host // the registrations that count, as a host block; nil: none

@@ -29,11 +29,16 @@ type HTTPOptions struct {
 	PolicyDir  string
 	AdminToken string // what every write must show; see AdminToken
 	Node       *Node
-	State      func() *pipeline.State      // what is in force
-	Accept     func(context.Context) error // see (*pipeline.Loop).Accept
-	Registries func() []registry.Status    //
-	Proxies    func() []xds.ProxyStatus    //
-	Metrics    http.Handler                // GET /metrics; nil: none
+	State      func() *pipeline.State // what is in force
+	// AcceptPolicy is (*pipeline.Loop).Accept.
+	AcceptPolicy func(context.Context) error
+	Registries   func() []registry.Status //
+	// Accept lets go of what is held of a registry, and returns how many endpoints that were; false: there is no such
+	// registry.
+	Accept     func(registry string) (endpoints int, ok bool)
+	ServerFile func() configs.Diagnostics // what is wrong with the server's own file
+	Proxies    func() []xds.ProxyStatus   //
+	Metrics    http.Handler               // GET /metrics; nil: none
 }
 
 type handler struct {
@@ -68,7 +73,9 @@ func (h *handler) routes() []route {
 		{"GET /v1/catalog", h.read(h.catalog)},
 		{"GET /v1/policy", h.read(h.policy)},
 		{"GET /v1/nodes", h.read(h.nodes)},
-		{"POST /v1/policy/accept", h.write(h.accept)},
+		{"POST /v1/policy/accept", h.write(h.acceptPolicy)},
+		{"GET /v1/registries", h.read(func() (any, error) { return Registries{h.o.Registries()}, nil })},
+		{"POST /v1/registries/{name}/accept", h.write(h.accept)},
 		{"POST /v1/tokens", h.write(h.createToken)},
 		{"POST /v1/nodes/{name}/certificate", h.write(h.issue)},
 	}
@@ -145,7 +152,7 @@ func (h *handler) status() (any, error) {
 	}
 	s := Status{
 		Ready: st.Ready, Revision: st.Revision, Rejected: st.Rejected, Changed: st.Changed, Policy: h.o.PolicyDir,
-		Diagnostics: diagnostics(st), Registries: h.o.Registries(), Proxies: countProxies(h.o.Proxies()), Nodes: len(nodes),
+		Diagnostics: diagnostics(st), ServerFile: h.o.ServerFile(), Registries: h.o.Registries(), Proxies: countProxies(h.o.Proxies()), Nodes: len(nodes),
 		TrustDomain: h.o.Node.o.CA.TrustDomain, Store: h.o.Node.o.Store.ID(), Version: h.o.Version,
 	}
 	for _, n := range nodes {
@@ -200,15 +207,15 @@ func (h *handler) nodes() (any, error) {
 	return Nodes{all}, err
 }
 
-func (h *handler) accept(r *http.Request) (any, error) {
+func (h *handler) acceptPolicy(r *http.Request) (any, error) {
 	if err := decode(r.Body, &struct{}{}); err != nil {
 		return nil, err
 	}
-	if err := h.o.Accept(r.Context()); err != nil {
+	if err := h.o.AcceptPolicy(r.Context()); err != nil {
 		return nil, err
 	}
 	st := h.o.State()
-	return Accepted{Revision: st.Revision, Rejected: st.Rejected, Diagnostics: diagnostics(st)}, nil
+	return AcceptedPolicy{Revision: st.Revision, Rejected: st.Rejected, Diagnostics: diagnostics(st)}, nil
 }
 
 func (h *handler) createToken(r *http.Request) (any, error) {
@@ -225,6 +232,15 @@ func (h *handler) issue(r *http.Request) (any, error) {
 		return nil, err
 	}
 	return h.o.Node.Issue(r.PathValue("name"), req)
+}
+
+func (h *handler) accept(r *http.Request) (any, error) {
+	name := r.PathValue("name")
+	n, ok := h.o.Accept(name)
+	if !ok {
+		return nil, &Error{http.StatusNotFound, fmt.Sprintf("there is no registry %q", clip(name, 64)), "wattle registry status lists them"}
+	}
+	return Accepted{n}, nil
 }
 
 // decode reads a body that is one JSON value and has no unknown field.

@@ -52,8 +52,12 @@ func newSite(t *testing.T, address string) *site {
 		Log: slog.New(slog.DiscardHandler), Version: "v0.1", PolicyDir: "policy", AdminToken: token, Node: s.node,
 		State:      func() *pipeline.State { return s.state },
 		Registries: func() []registry.Status { return []registry.Status{{Name: "mesh", Synced: true}} },
-		Proxies:    func() []xds.ProxyStatus { return s.proxies },
-		Metrics:    http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "wattle_up 1\n") }),
+		Accept:     func(name string) (int, bool) { return 3, name == "consul" },
+		ServerFile: func() configs.Diagnostics {
+			return configs.Diagnostics{{Severity: configs.Error, Code: "W1101", File: "server.hcl", Line: 3}}
+		},
+		Proxies: func() []xds.ProxyStatus { return s.proxies },
+		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "wattle_up 1\n") }),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -365,5 +369,24 @@ func TestTheClientSaysWhatIsWrong(t *testing.T) {
 	c = NewClient(ClientOptions{Address: address, TokenFile: filepath.Join(t.TempDir(), "none")})
 	if _, err := c.CreateToken(t.Context(), TokenRequest{Node: "h1"}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a token file that is not there: %v", err)
+	}
+}
+
+func TestWhatIsHeldIsAcceptedWithTheToken(t *testing.T) {
+	s := newSite(t, "127.0.0.1:0")
+	if n, err := s.client.Accept(t.Context(), "consul"); n != 3 || err != nil {
+		t.Errorf("%d accepted, %v", n, err)
+	}
+	if _, err := s.client.Accept(t.Context(), "nobody"); err == nil || !strings.Contains(err.Error(), `there is no registry "nobody"`) {
+		t.Errorf("an unknown registry: %v", err)
+	}
+	if status, _, _ := s.ask(http.MethodPost, "/v1/registries/consul/accept", "{}", nil); status != http.StatusUnauthorized {
+		t.Errorf("without the token: %d", status)
+	}
+	if all, err := s.client.Registries(t.Context()); err != nil || len(all) != 1 || all[0].Name != "mesh" {
+		t.Errorf("registries %+v, %v", all, err)
+	}
+	if st, err := s.client.Status(t.Context()); err != nil || len(st.ServerFile) != 1 || st.ServerFile[0].Line != 3 {
+		t.Errorf("status %+v, %v", st.ServerFile, err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/spiffe"
@@ -74,7 +75,7 @@ func NewRegistrar(o RegistrarOptions) (*Registrar, error) {
 func (r *Registrar) host(node string) *host {
 	h := r.hosts[node]
 	if h == nil {
-		h = &host{name: node, changed: make(chan struct{})}
+		h = &host{name: node, changed: make(chan struct{}), left: time.Now()}
 		r.hosts[node] = h
 	}
 	return h
@@ -152,6 +153,18 @@ func (r *Registrar) Health() registry.HealthMap {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.health
+}
+
+// silence is how long the last word of an agent counts that is no longer connected: it may be starting anew.
+const silence = time.Minute
+
+// Alive reports whether an agent says that a workload lives: it is healthy, and its agent is connected, or was a moment
+// ago.
+func (r *Registrar) Alive(key registry.WorkloadKey) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.hosts[key.Host]
+	return h != nil && r.health[key].Health == registry.Healthy && (h.end != nil || time.Since(h.left) < silence)
 }
 
 // SetPolicy says which policy is in force: its host blocks and gateways are grants, and the operator's word on
@@ -268,7 +281,7 @@ func (r *Registrar) close(node string, stream uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if h := r.hosts[node]; h.stream == stream {
-		h.end = nil
+		h.end, h.left = nil, time.Now()
 	}
 }
 

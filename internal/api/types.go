@@ -17,6 +17,7 @@ type Status struct {
 	Changed     time.Time           `json:"changed,omitzero"`
 	Policy      string              `json:"policy"` // the folder
 	Diagnostics configs.Diagnostics `json:"diagnostics"`
+	ServerFile  configs.Diagnostics `json:"server_file,omitempty"` // what is wrong with the server's own file, since it started
 	Registries  []registry.Status   `json:"registries"`
 	Proxies     ProxyCounts         `json:"proxies"`
 	Services    int                 `json:"services"` // in the catalog
@@ -29,8 +30,8 @@ type Status struct {
 	Version     string              `json:"version"`
 }
 
-// Accepted is the answer of POST /v1/policy/accept: what is in force now.
-type Accepted struct {
+// AcceptedPolicy is the answer of POST /v1/policy/accept: what is in force now.
+type AcceptedPolicy struct {
 	Revision    uint64              `json:"revision"`
 	Rejected    bool                `json:"rejected"` // the policy folder has other errors, which Diagnostics says
 	Diagnostics configs.Diagnostics `json:"diagnostics"`
@@ -98,6 +99,16 @@ func (r refusal) shown(node string) Refusal {
 // Nodes is the answer of GET /v1/nodes, sorted by name.
 type Nodes struct {
 	Nodes []NodeStatus `json:"nodes"`
+}
+
+// Registries is the answer of GET /v1/registries, in the order of the server's file.
+type Registries struct {
+	Registries []registry.Status `json:"registries"`
+}
+
+// Accepted is the answer of POST /v1/registries/{name}/accept.
+type Accepted struct {
+	Endpoints int `json:"endpoints"` // that were held
 }
 
 // TokenRequest is the body of POST /v1/tokens.

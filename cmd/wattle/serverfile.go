@@ -1,0 +1,211 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/registry"
+	"github.com/wattle-mesh/wattle/registry/builtin"
+)
+
+// meshRegistry is the registry of what agents register.
+const meshRegistry = "mesh"
+
+// serverFile keeps the registries as the server's file says, while the server runs. Its methods may be called from any
+// goroutine.
+type serverFile struct {
+	log      *slog.Logger
+	path     string
+	started  *configs.Server // what the server started with
+	registry *registry.Aggregator
+	mesh     registry.Source
+
+	mu      sync.Mutex
+	sources map[string]source // by name, of the file that is in force
+	wrong   configs.Diagnostics
+}
+
+// source is a registry block's source.
+type source struct {
+	registry.Source
+	fingerprint string
+}
+
+func newServerFile(log *slog.Logger, path string, started *configs.Server, to *registry.Aggregator, mesh registry.Source) *serverFile {
+	return &serverFile{log: log, path: path, started: started, registry: to, mesh: mesh}
+}
+
+// diagnostics returns what is wrong with the file as it is now.
+func (f *serverFile) diagnostics() configs.Diagnostics {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.wrong
+}
+
+// watch brings the file into force whenever it changes, until ctx is done.
+func (f *serverFile) watch(ctx context.Context) error {
+	return configs.WatchFile(ctx, f.path, f.reload)
+}
+
+// reload brings the file into force if it is right.
+func (f *serverFile) reload() {
+	cfg, diags := configs.LoadServer(f.path)
+	if !diags.HasErrors() {
+		diags = append(diags, f.apply(cfg)...)
+	}
+	if !diags.HasErrors() {
+		diags = append(diags, f.unheeded(cfg)...)
+	}
+	f.mu.Lock()
+	was := f.wrong
+	f.wrong = diags
+	f.mu.Unlock()
+	switch {
+	case slices.Equal(was, diags):
+	case diags.HasErrors():
+		f.log.Error("the server's file is wrong, its registries stay as they were\n" + diags.Text())
+	case len(diags) > 0:
+		f.log.Warn("the server's file is in force in part\n" + diags.Text())
+	default:
+		f.log.Info("the server's file is in force again", "file", f.path)
+	}
+}
+
+// apply makes the registries of a file those of the server, or changes nothing if it finds errors. A source whose block
+// is what it was goes on.
+func (f *serverFile) apply(cfg *configs.Server) configs.Diagnostics {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	sources := map[string]source{}
+	entries := []registry.Entry{{Name: meshRegistry, Type: meshRegistry, Source: f.mesh}}
+	var diags configs.Diagnostics
+	for _, r := range cfg.Registries {
+		s, known := f.sources[r.Name]
+		if !known || s.fingerprint != r.Fingerprint {
+			made, ds := openRegistry(r, filepath.Dir(f.path), f.log, f.registry.Report)
+			diags = append(diags, ds...)
+			if ds.HasErrors() {
+				continue
+			}
+			s = source{made, r.Fingerprint}
+		}
+		sources[r.Name] = s
+		entries = append(entries, registry.Entry{
+			Name: r.Name, Type: r.Type, Source: s.Source, SyncTimeout: r.SyncTimeout,
+			Hold: holdOf(r), Snapshot: true, Fingerprint: r.Fingerprint,
+		})
+	}
+	if diags.HasErrors() {
+		return diags
+	}
+	if err := f.registry.Configure(entries); err != nil {
+		return append(diags, configs.Diagnostic{Severity: configs.Error, Code: registry.BadRegistry, Summary: err.Error(), File: filepath.Base(f.path)})
+	}
+	f.sources = sources
+	return diags
+}
+
+// unheeded says what of a file is not in force.
+func (f *serverFile) unheeded(cfg *configs.Server) configs.Diagnostics {
+	var names []string
+	for name, same := range map[string]bool{
+		"state_dir": cfg.StateDir == f.started.StateDir, "policy": cfg.Policy == f.started.Policy,
+		"http": cfg.HTTP == f.started.HTTP, "agents": cfg.Agents == f.started.Agents, "names": slices.Equal(cfg.Names, f.started.Names),
+		"log_level": cfg.LogLevel == f.started.LogLevel, "log_format": cfg.LogFormat == f.started.LogFormat,
+	} {
+		if !same {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	slices.Sort(names)
+	return configs.Diagnostics{{Severity: configs.Warning, Code: registry.NeedsRestart, File: filepath.Base(f.path),
+		Summary: "a change of " + strings.Join(names, ", ") + " takes effect when the server is started again",
+		Detail:  "Registries that changed are in force already."}}
+}
+
+// openRegistry makes the source of a registry block.
+func openRegistry(r configs.Registry, base string, log *slog.Logger, report func(string, []registry.Diagnostic)) (registry.Source, configs.Diagnostics) {
+	bad := func(summary, detail string) configs.Diagnostics {
+		return configs.Diagnostics{{Severity: configs.Error, Code: registry.BadRegistry, Summary: summary, Detail: detail, File: r.Origin}}
+	}
+	if r.Name == meshRegistry {
+		return nil, bad(fmt.Sprintf("the name %q is taken", r.Name), "What agents register is the registry of this name. Take another one.")
+	}
+	driver, ok := driverOf(r.Type)
+	if !ok {
+		return nil, bad(fmt.Sprintf("there is no registry driver %q", r.Type), "There are: "+strings.Join(driverNames(), ", ")+".")
+	}
+	shaper := registry.NewShaper(shapeOf(&r.Shape), func(ds []registry.Diagnostic) { report(r.Name, ds) })
+	s, diags := driver.New(r.Body, registry.DriverOptions{Name: r.Name, Dir: base, Eval: r.Eval, Log: log, Report: shaper.Report})
+	if diags.HasErrors() {
+		return nil, r.Diagnostics(diags)
+	}
+	return shaper.Source(s), r.Diagnostics(diags)
+}
+
+// holdOf says what of a registry is held. A static registry's files are an operator's word: it holds only if its block
+// says so.
+func holdOf(r configs.Registry) registry.Hold {
+	switch {
+	case r.Hold != nil:
+		return registry.Hold{Share: r.Hold.Share / 100, Window: time.Duration(r.Hold.Window), After: time.Duration(r.Hold.After), MinEndpoints: r.Hold.MinEndpoints}
+	case r.Type == "static":
+		return registry.Hold{}
+	}
+	return registry.DefaultHold()
+}
+
+func driverOf(kind string) (registry.Driver, bool) {
+	for _, d := range builtin.Drivers() {
+		if d.Type == kind {
+			return d, true
+		}
+	}
+	return registry.Driver{}, false
+}
+
+func driverNames() []string {
+	var out []string
+	for _, d := range builtin.Drivers() {
+		out = append(out, d.Type)
+	}
+	return out
+}
+
+// alive reports whether an agent says that an endpoint lives: it is a workload, or stands where one does. Until the
+// first catalog it is not known which stand where, and all count as alive.
+func (s *server) alive(name registry.Name, e *registry.Endpoint) bool {
+	if e.Workload != nil {
+		return s.registrar.Alive(e.Workload.Key())
+	}
+	c := s.loop.State().Catalog
+	if c == nil {
+		return true
+	}
+	of := c.Service(name)
+	if of == nil {
+		return false
+	}
+	i, _ := slices.BinarySearchFunc(of.Endpoints, e, func(a, b *registry.Endpoint) int {
+		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+	})
+	place := netip.AddrPortFrom(e.Address, e.Port)
+	for ; i < len(of.Endpoints) && netip.AddrPortFrom(of.Endpoints[i].Address, of.Endpoints[i].Port) == place; i++ {
+		if w := of.Endpoints[i].Workload; w != nil && s.registrar.Alive(w.Key()) {
+			return true
+		}
+	}
+	return false
+}
