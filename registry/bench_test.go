@@ -73,3 +73,24 @@ func BenchmarkCheck(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkAggregatorFlapping is a second of a registry with 5000 services of which one has 100 instances that come and
+// go once a second, each at another moment.
+func BenchmarkAggregatorFlapping(b *testing.B) {
+	a := NewAggregator(Options{Log: discard, Alive: func(Name, *Endpoint) bool { return true }})
+	if err := a.Configure([]Entry{{Name: "consul", Source: newFake(), Hold: DefaultHold()}}); err != nil {
+		b.Fatal(err)
+	}
+	publish := a.publisher(a.sources[0])
+	services := append([]*Service{of("flap", 1, 100)}, many(5000)...)
+	publish(services)
+	for b.Loop() {
+		for i := range 100 {
+			flap := of("flap", 1, 100)
+			flap.Endpoints = append(flap.Endpoints[:i:i], flap.Endpoints[i+1:]...)
+			services[0] = flap
+			publish(services)
+		}
+	}
+	b.ReportMetric(b.Elapsed().Seconds()/float64(b.N)*100, "%core")
+}

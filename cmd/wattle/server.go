@@ -77,6 +77,9 @@ type server struct {
 	metrics   *prometheus.Registry
 }
 
+// pace is the least time between two changes of a service's endpoints.
+const pace = time.Second
+
 // agentNames is how many names of a type an agent may ask for on one stream. Ours asks for none: it takes all in scope.
 const agentNames = 1024
 
@@ -126,7 +129,7 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, file 
 	s.loop = pipeline.New(pipeline.Options{
 		Log: log, Dir: cfg.Policy, Config: vars, TrustDomain: s.ca.TrustDomain,
 		Revisions: s.store, Registries: s.registry, Health: s.registrar.Health,
-		OnPolicy: s.registrar.SetPolicy, Publish: s.xds.Apply,
+		OnPolicy: s.registrar.SetPolicy, Publish: s.xds.Apply, Pace: pace,
 	})
 	s.nodes = api.NewNode(api.NodeOptions{Log: log, CA: s.ca, Store: s.store, Registrar: s.registrar, Holds: s.holds})
 	return s, nil

@@ -48,6 +48,9 @@ type Options struct {
 	Publish    func(translator.Changes) (gen uint64) // applies changes; must not block
 	// TrustDomain is what the CA was made for: a policy with another one is rejected. Empty: any.
 	TrustDomain string
+	// Pace is the least time between two changes of one service's endpoints that registries and agents give rise to. Zero:
+	// each counts at once.
+	Pace time.Duration
 }
 
 // Loop is the server's main loop. Its methods may be called from any goroutine.
@@ -124,7 +127,8 @@ func (l *Loop) wake(what *atomic.Bool) {
 // Run loops until ctx is done. The loop waits for the registries, and then one of three things happens:
 //  1. nothing is dirty: it waits for a poke, or the end;
 //  2. something is dirty: it runs one round over everything that is, at once;
-//  3. a round has just run: it lets the gap pass, so that what comes meanwhile is one round.
+//  3. a round has just run: it lets the gap pass, so that what comes meanwhile is one round. What the pacer held back in
+//     it makes the world dirty again when it may change.
 func (l *Loop) Run(ctx context.Context) error {
 	watch, stop := context.WithCancel(ctx)
 	watched := make(chan error, 1)
@@ -141,10 +145,14 @@ func (l *Loop) Run(ctx context.Context) error {
 		return err
 	}
 	l.world.Store(true)
+	var held <-chan time.Time // nil while nothing is held back
 	for {
 		began := time.Now()
 		if folder, world := l.folder.Swap(false), l.world.Swap(false); folder || world {
 			r.run(folder, world)
+			if held = nil; !r.pacer.due.IsZero() {
+				held = time.After(time.Until(r.pacer.due))
+			}
 			select {
 			case <-time.After(min(max(2*time.Since(began), minGap), maxGap)):
 			case <-ctx.Done():
@@ -157,6 +165,8 @@ func (l *Loop) Run(ctx context.Context) error {
 			r.loader.AllowRemovals()
 			r.run(true, false)
 			close(done)
+		case <-held:
+			l.world.Store(true)
 		case err := <-watched:
 			watched <- err
 			return err

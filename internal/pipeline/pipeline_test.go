@@ -229,6 +229,13 @@ func prepare(t *testing.T, files map[string]string, services ...*registry.Servic
 
 func start(t *testing.T, files map[string]string, services ...*registry.Service) *world {
 	w := prepare(t, files, services...)
+	w.run()
+	return w
+}
+
+// run runs the loop until the test ends.
+func (w *world) run() {
+	t := w.t
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
@@ -239,7 +246,6 @@ func start(t *testing.T, files map[string]string, services ...*registry.Service)
 		}
 		goleak.VerifyNone(t)
 	})
-	return w
 }
 
 // until polls the state until ok holds.

@@ -29,6 +29,9 @@ type round struct {
 	refused  configs.Diagnostics // why the folder's policy is not in force; none: it is
 	warned   configs.Diagnostics // about what is in force
 	state    State
+	pacer    pacer
+	sets     []registry.Set     // what the registries say, as far as it may count now
+	health   registry.HealthMap // likewise the agents
 }
 
 func newRound(l *Loop) (*round, error) {
@@ -36,7 +39,7 @@ func newRound(l *Loop) (*round, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the allotted mesh ports: %w", err)
 	}
-	return &round{l: l, loader: configs.NewLoader(l.o.Config), state: State{View: &mesh.View{Ports: ports}}}, nil
+	return &round{l: l, loader: configs.NewLoader(l.o.Config), state: State{View: &mesh.View{Ports: ports}}, pacer: pacer{gap: l.o.Pace}}, nil
 }
 
 // run brings a new policy into force if there is one and it is good; else the world's changes with the policy
@@ -45,6 +48,9 @@ func (r *round) run(folder, world bool) {
 	began := time.Now()
 	if folder {
 		r.load()
+	}
+	if world {
+		r.sets, r.health = r.pacer.pace(r.l.o.Registries.Sets(), r.words(), began)
 	}
 	if r.pending != nil {
 		// The first policy is taken as it is: there is nothing older to keep.
@@ -136,8 +142,8 @@ func (r *round) build(policy *configs.Policy) (*State, configs.Diagnostics) {
 	if !slices.Equal(services, r.declared) {
 		r.declared, r.disputed = services, r.own.Diagnostics()
 	}
-	sets := append([]registry.Set{{Name: policySet, Services: services}}, r.l.o.Registries.Sets()...)
-	next.Catalog = registry.Merge(r.state.Catalog, sets, r.health())
+	sets := append([]registry.Set{{Name: policySet, Services: services}}, r.sets...)
+	next.Catalog = registry.Merge(r.state.Catalog, sets, r.health)
 	var diags configs.Diagnostics
 	next.View, diags = mesh.Resolve(r.state.View, next.Catalog, policy)
 	diags = append(disputes(r.disputed, next.Catalog), diags...)
@@ -164,7 +170,8 @@ func about(ds configs.Diagnostics, d configs.Diagnostic) bool {
 	return slices.ContainsFunc(ds, func(o configs.Diagnostic) bool { return o.Code == d.Code && o.Summary == d.Summary })
 }
 
-func (r *round) health() registry.HealthMap {
+// words returns what the agents say.
+func (r *round) words() registry.HealthMap {
 	if r.l.o.Health == nil {
 		return nil
 	}
@@ -192,6 +199,7 @@ func (r *round) commit(next *State, diags configs.Diagnostics, began time.Time) 
 			r.l.o.Log.Error("keep the allotted mesh ports", "error", err)
 		}
 	}
+	r.pacer.note(r.state.Catalog, next.Catalog, began)
 	first := !r.state.Ready
 	next.Ready, next.Changed = true, began
 	r.state = *next

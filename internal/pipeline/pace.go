@@ -1,0 +1,154 @@
+package pipeline
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/wattle-mesh/wattle/registry"
+)
+
+// pacer lets the endpoints of a service change once in a gap: the first change at once, what follows it together when the
+// gap has passed. What other services do makes no difference. It holds back by giving the merge what the registries and
+// the agents said of such a service before. It belongs to the loop's goroutine; time comes in with each call.
+type pacer struct {
+	gap    time.Duration               // zero: nothing is held back
+	pushed map[registry.Name]time.Time // when services changed, within the gap
+	sets   []registry.Set              // what it gave last
+	health registry.HealthMap          // likewise
+	due    time.Time                   // when the first of what is held back may change; zero: nothing is
+}
+
+// pace returns what of the registries' sets and the agents' words may count now.
+func (p *pacer) pace(sets []registry.Set, health registry.HealthMap, now time.Time) ([]registry.Set, registry.HealthMap) {
+	p.due = time.Time{}
+	maps.DeleteFunc(p.pushed, func(_ registry.Name, at time.Time) bool { return now.Sub(at) >= p.gap })
+	sameNames := slices.EqualFunc(p.sets, sets, func(a, b registry.Set) bool { return a.Name == b.Name })
+	if len(p.pushed) > 0 && sameNames { // else an operator changed the registries: that is no flapping
+		sets = slices.Clone(sets)
+		for i := range sets {
+			sets[i].Services = p.paceSet(p.sets[i].Services, sets[i].Services)
+		}
+		health = p.paceHealth(p.health, health)
+	}
+	p.sets, p.health = sets, health
+	return sets, health
+}
+
+// later reports whether a service may not change yet, and notes when it may.
+func (p *pacer) later(name registry.Name) bool {
+	at, ok := p.pushed[name]
+	if !ok {
+		return false
+	}
+	if at = at.Add(p.gap); p.due.IsZero() || at.Before(p.due) {
+		p.due = at
+	}
+	return true
+}
+
+// paceSet returns now with the services of old that may not change yet.
+func (p *pacer) paceSet(old, now []*registry.Service) []*registry.Service {
+	if len(old) == len(now) && (len(old) == 0 || &old[0] == &now[0]) {
+		return now
+	}
+	out := make([]*registry.Service, 0, len(now))
+	held := false
+	pick := func(was, is *registry.Service) {
+		use := is
+		if was != is && p.later(nameOf(was, is)) {
+			use, held = was, true
+		}
+		if use != nil {
+			out = append(out, use)
+		}
+	}
+	i, j := 0, 0
+	for i < len(old) || j < len(now) {
+		switch {
+		case j == len(now) || i < len(old) && old[i].Name.Compare(now[j].Name) < 0:
+			pick(old[i], nil)
+			i++
+		case i == len(old) || old[i].Name.Compare(now[j].Name) > 0:
+			pick(nil, now[j])
+			j++
+		default:
+			pick(old[i], now[j])
+			i, j = i+1, j+1
+		}
+	}
+	if !held {
+		return now
+	}
+	return out
+}
+
+func nameOf(a, b *registry.Service) registry.Name {
+	if a != nil {
+		return a.Name
+	}
+	return b.Name
+}
+
+// paceHealth returns now with the words of old on workloads of services that may not change yet.
+func (p *pacer) paceHealth(old, now registry.HealthMap) registry.HealthMap {
+	if old == nil || now == nil || reflect.ValueOf(old).UnsafePointer() == reflect.ValueOf(now).UnsafePointer() {
+		return now
+	}
+	var out registry.HealthMap
+	change := func() registry.HealthMap {
+		if out == nil {
+			out = maps.Clone(now)
+		}
+		return out
+	}
+	for k, word := range now {
+		was, known := old[k]
+		switch {
+		case known && was == word || !p.later(k.Service):
+		case known:
+			change()[k] = was
+		default:
+			delete(change(), k)
+		}
+	}
+	for k, was := range old {
+		if _, still := now[k]; !still && p.later(k.Service) {
+			change()[k] = was
+		}
+	}
+	if out == nil {
+		return now
+	}
+	return out
+}
+
+// note remembers which services changed from one catalog to the next. The first catalog is nobody's flapping, and an
+// endpoint that waits for its agent's first word gets no request anyway.
+func (p *pacer) note(old, now *registry.Catalog, at time.Time) {
+	if p.gap == 0 || old == nil {
+		return
+	}
+	for _, name := range now.Changed {
+		if slices.Equal(reported(old.Service(name)), reported(now.Service(name))) {
+			continue
+		}
+		if p.pushed == nil {
+			p.pushed = map[registry.Name]time.Time{}
+		}
+		p.pushed[name] = at
+	}
+}
+
+// reported lists the endpoints of a service, but for those that wait for their agent's first word.
+func reported(s *registry.Service) []*registry.Endpoint {
+	if s == nil {
+		return nil
+	}
+	unreported := func(e *registry.Endpoint) bool { return e.Reason == registry.Unreported }
+	if !slices.ContainsFunc(s.Endpoints, unreported) {
+		return s.Endpoints
+	}
+	return slices.DeleteFunc(slices.Clone(s.Endpoints), unreported)
+}
