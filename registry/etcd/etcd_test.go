@@ -351,8 +351,9 @@ func (c *cluster) fill() {
 func (w *watched) latency(c *cluster, changes int) []time.Duration {
 	w.t.Helper()
 	took := make([]time.Duration, 0, changes)
-	for i := range changes {
-		sets := w.published()
+	for range changes {
+		w.changes++
+		i, sets := w.changes, w.published()
 		start := time.Now()
 		c.put(fmt.Sprintf("%sshop/s%d/i1", base, i*37%manyServices), at(fmt.Sprintf("10.99.%d.%d", i/250%250, i%250)))
 		w.await("the change", func() bool { return len(w.sets) > sets })

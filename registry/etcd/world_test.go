@@ -37,9 +37,10 @@ func parse(t testing.TB, text string) hcl.Body {
 
 // watched is a Source that runs, again whenever it fails, as the Aggregator would run it, and what it said.
 type watched struct {
-	t      testing.TB
-	source *Source
-	stop   func()
+	t       testing.TB
+	source  *Source
+	stop    func()
+	changes int // that latency made
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed at the next change
