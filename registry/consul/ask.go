@@ -16,10 +16,10 @@ import (
 const (
 	answerTime = 30 * time.Second // a read that does not block
 	firstPause = 250 * time.Millisecond
-	maxPause   = 30 * time.Second
-	busyPause  = 2 * time.Second // at most, before a first read is tried again
-	tries      = 4               // of a read that a server refuses
-	triesBusy  = 12              // of one that it puts off
+	maxPause   = 120 // times the first one: 30 s
+	busyPause  = 8   // likewise: 2 s, at most, before a first read is tried again
+	tries      = 4   // of a read that a server refuses
+	triesBusy  = 12  // of one that it puts off
 )
 
 // What an answer may be worth nothing for.
@@ -29,10 +29,10 @@ var (
 	errDoubt    = errors.New("the server that answered is behind")
 )
 
-// newPauses makes the pauses between tries, with jitter.
-func newPauses() *backoff.ExponentialBackOff {
+// pauses makes the pauses between tries, with jitter.
+func (c *config) pauses() *backoff.ExponentialBackOff {
 	b := backoff.NewExponentialBackOff()
-	b.InitialInterval, b.MaxInterval, b.Multiplier = firstPause, maxPause, 2
+	b.InitialInterval, b.MaxInterval, b.Multiplier = c.pause, maxPause*c.pause, 2
 	return b
 }
 
@@ -59,8 +59,8 @@ type question struct {
 // once asks for the state as the leader knows it, after it has made sure that it leads. It tries again when a server
 // refuses.
 func (r *reader) once(ctx context.Context, q question, out any) (index uint64, err error) {
-	pauses := newPauses()
-	pauses.MaxInterval = busyPause
+	pauses := r.config.pauses()
+	pauses.MaxInterval = busyPause * r.config.pause
 	for try := 1; ; try++ {
 		meta, err := r.ask(ctx, q, consistent(), answerTime, out)
 		if err == nil {
@@ -147,7 +147,7 @@ func (r *reader) explain(err error) error {
 // again after a pause. It returns when ctx is done, take fails, the agent cannot be reached, or, unless stubborn says
 // otherwise, the server refuses several times.
 func follow[T any](ctx context.Context, r *reader, q question, index uint64, pace *rate.Limiter, take func(T, uint64) error, stubborn func(error)) error {
-	pauses := newPauses()
+	pauses := r.config.pauses()
 	for try := 1; ; {
 		if err := pace.Wait(ctx); err != nil {
 			return err

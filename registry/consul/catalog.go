@@ -22,6 +22,7 @@ type catalog struct {
 	mu       sync.Mutex
 	offers   []map[string]*offer // by part, then service; nil: the part has not been read yet
 	troubles []map[string]error  // by part, then service: why it cannot be read
+	beyond   []int               // by part: services that are not read because there are too many
 	services map[registry.Name]*registry.Service
 	faults   map[registry.Name][]registry.Diagnostic
 	sorted   []*registry.Service // replaced, not changed; nil: to be made anew
@@ -30,7 +31,7 @@ type catalog struct {
 func newCatalog(c *config, parts []*part) *catalog {
 	out := &catalog{
 		config: c, parts: parts, changed: make(chan struct{}, 1), offers: make([]map[string]*offer, len(parts)),
-		troubles: make([]map[string]error, len(parts)), services: map[registry.Name]*registry.Service{}, faults: map[registry.Name][]registry.Diagnostic{},
+		troubles: make([]map[string]error, len(parts)), beyond: make([]int, len(parts)), services: map[registry.Name]*registry.Service{}, faults: map[registry.Name][]registry.Diagnostic{},
 	}
 	for i := range parts {
 		out.troubles[i] = map[string]error{}
@@ -115,6 +116,23 @@ func (c *catalog) unreadable(i int, name string, err error) {
 	c.nudge()
 }
 
+// troubled returns the services of a part that could not be read last.
+func (c *catalog) troubled(i int) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.troubles[i]))
+}
+
+// exceed notes how many services of a part are not read because there are too many.
+func (c *catalog) exceed(i, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.beyond[i] != n {
+		c.beyond[i] = n
+		c.nudge()
+	}
+}
+
 // on returns the services of a part that have instances on one of the nodes.
 func (c *catalog) on(i int, nodes map[string]bool) []string {
 	c.mu.Lock()
@@ -162,11 +180,18 @@ func (c *catalog) explains(i int, index uint64) bool {
 	return false
 }
 
-// diagnostics lists what is wrong with services, sorted by name.
+// diagnostics lists what is wrong with parts, then with services, sorted by name.
 func (c *catalog) diagnostics() []registry.Diagnostic {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []registry.Diagnostic
+	for i, n := range c.beyond {
+		if n > 0 {
+			out = append(out, registry.Diagnostic{Severity: registry.Error, Code: registry.BadEntry, Origin: c.config.address,
+				Summary: fmt.Sprintf("%d services of %s are left out, the last ones by name: it has more than %d", n, c.parts[i], c.config.most),
+				Detail:  "See whether something registers without end, and remove what nobody needs."})
+		}
+	}
 	for _, name := range slices.SortedFunc(maps.Keys(c.faults), registry.Name.Compare) {
 		if out = append(out, c.faults[name]...); len(out) > 2*maxTold {
 			break

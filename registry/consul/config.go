@@ -65,6 +65,8 @@ type config struct {
 	ports       map[string]uint16 // by "service" or "service/port": what callers name
 	tls         tlsBody
 	beat        time.Duration // the pause of the heartbeat
+	pause       time.Duration // the first one between two tries
+	most        int           // services of a part that are read
 	slots       int           // how many services may have a query of their own
 }
 
@@ -87,7 +89,7 @@ func decode(b hcl.Body, o registry.DriverOptions) (*config, hcl.Diagnostics) {
 	d := &decoder{body: b, attrs: content.Attributes, dir: o.Dir}
 	c := &config{
 		name: o.Name, partition: raw.Partition, onlyPassing: raw.OnlyPassing,
-		stale: raw.Stale == nil || *raw.Stale, beat: defaultBeat, slots: slots,
+		stale: raw.Stale == nil || *raw.Stale, beat: defaultBeat, pause: firstPause, slots: slots, most: maxServices,
 	}
 	d.address(c, raw)
 	c.datacenters = d.names("datacenters", raw.Datacenters)

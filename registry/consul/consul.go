@@ -94,7 +94,7 @@ type run struct {
 
 // keepReading reads a part, again after a pause when it fails, until ctx is done or no part can be read.
 func (r *run) keepReading(ctx context.Context, i int) error {
-	pauses := newPauses()
+	pauses := r.config.pauses()
 	for {
 		reader := &reader{run: r, part: r.parts[i], index: i}
 		err := reader.read(ctx)

@@ -10,7 +10,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/hashicorp/consul/api"
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -76,16 +78,27 @@ func (m *mesh) published() int {
 	return m.sets
 }
 
-// join runs a Source until the test ends.
+// quick makes a Source that does not wait long before it tries again.
+func quick(t testing.TB, text string) *Source {
+	t.Helper()
+	s := source(t, text, nil)
+	s.config.pause = 20 * time.Millisecond
+	return s
+}
+
+// join runs a quick Source until the test ends.
 func join(t testing.TB, body string) *mesh {
 	t.Helper()
-	return joinSource(t, source(t, body, nil))
+	return joinSource(t, quick(t, body))
 }
+
+// often makes the pauses between the runs of a Source that fails.
+func often() backoff.BackOff { return backoff.NewConstantBackOff(200 * time.Millisecond) }
 
 // joinSource runs a Source until the test ends.
 func joinSource(t testing.TB, s *Source) *mesh {
 	t.Helper()
-	m := &mesh{t: t, source: s, Aggregator: registry.NewAggregator(registry.Options{Log: slog.New(slog.DiscardHandler)}), changed: make(chan struct{}, 1)}
+	m := &mesh{t: t, source: s, Aggregator: registry.NewAggregator(registry.Options{Log: slog.New(slog.DiscardHandler), Backoff: often}), changed: make(chan struct{}, 1)}
 	s.report = func(ds []registry.Diagnostic) { m.Report("dc1", ds) }
 	if err := m.Add("dc1", m, 0); err != nil {
 		t.Fatal(err)

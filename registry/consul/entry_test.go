@@ -166,6 +166,7 @@ func TestWhatIsLeftOut(t *testing.T) {
 }
 
 func TestNamesThatCannotBeUsedAreNamedByTheCommonCheck(t *testing.T) {
+	t.Parallel()
 	p := newPeer(t, nil).ready()
 	p.register(web(1, 8080))
 	for _, name := range []string{"Web", "web_1", "a/../web", "web.x", strings.Repeat("w", 64)} {
@@ -242,16 +243,18 @@ func TestTheBodyOfARegistryBlock(t *testing.T) {
 }
 
 func TestAMissingCertificateIsAnErrorOfTheRun(t *testing.T) {
+	t.Parallel()
 	m := join(t, tlsTo("127.0.0.1:1", "/none/ca.pem"))
 	m.awaitError("/none/ca.pem")
 }
 
 func TestAUnixSocket(t *testing.T) {
+	t.Parallel()
 	dir, err := os.MkdirTemp("", "c") // a socket's path is short
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(dir)
+	t.Cleanup(func() { os.RemoveAll(dir) })
 	p := newPeer(t, map[string]any{"addresses": map[string]any{"http": "127.0.0.1 unix://" + dir + "/http.sock"}}).ready()
 	p.register(web(1, 8080))
 	m := join(t, fmt.Sprintf("address = \"unix://%s/http.sock\"", dir))

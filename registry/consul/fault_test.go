@@ -106,7 +106,7 @@ func TestAConnectionThatStallsKeepsTheSet(t *testing.T) {
 		p := newPeer(t, nil).ready()
 		p.register(web(1, 8080))
 		c, body := start(t, p)
-		s := source(t, body, nil)
+		s := quick(t, body)
 		s.config.beat = 500 * time.Millisecond
 		m := joinSource(t, s)
 		m.await("web:8080 10.0.0.1:8080")
@@ -125,7 +125,7 @@ func TestServersWithoutALeaderKeepTheirSet(t *testing.T) {
 	all := newCluster(t, 3)
 	all[0].register(web(1, 8080))
 	_, body := modes["TLS"](t, all[0])
-	s := source(t, body, nil)
+	s := quick(t, body)
 	s.config.beat = 500 * time.Millisecond
 	m := joinSource(t, s)
 	m.await("web:8080 10.0.0.1:8080")
@@ -354,21 +354,18 @@ func TestAnswersThatAreNoTruthKeepTheSet(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p.register(web(1, 8080))
-			p.deregister("web-2")
+			p.deregister("db")
 			w := newWarp(t, p)
-			s := source(t, plainTo(w.Listener.Addr().String()), nil)
+			s := quick(t, plainTo(w.Listener.Addr().String()))
 			s.config.beat = 300 * time.Millisecond
 			m := joinSource(t, s)
 			m.await("web:8080 10.0.0.1:8080")
 			w.set(c.bend)
-			p.register(web(2, 8080))
+			p.register(&api.AgentService{ID: "db", Service: "db", Address: "10.0.1.1", Port: 5432})
 			m.awaitError(c.want)
 			m.await("web:8080 10.0.0.1:8080")
-			if m.Status()[0].Endpoints != 1 {
-				t.Errorf("%+v", m.Status()[0])
-			}
 			w.set(nil)
-			m.await("web:8080 10.0.0.1:8080 10.0.0.2:8080")
+			m.await("db:5432 10.0.1.1:5432", "web:8080 10.0.0.1:8080")
 			m.awaitSound()
 		})
 	}
@@ -393,7 +390,7 @@ func TestAnIndexThatGoesBackDoesNotSpin(t *testing.T) {
 	p := newPeer(t, nil).ready()
 	p.register(web(1, 8080))
 	w := newWarp(t, p)
-	m := join(t, plainTo(w.Listener.Addr().String()))
+	m := joinSource(t, source(t, plainTo(w.Listener.Addr().String()), nil)) // with the pauses of real life
 	m.await("web:8080 10.0.0.1:8080")
 	sets := m.published()
 	for _, index := range []string{"0", "1"} {
@@ -403,9 +400,9 @@ func TestAnIndexThatGoesBackDoesNotSpin(t *testing.T) {
 		m.await("web:8080 10.0.0.1:8080 10.0.0.2:8080")
 		p.deregister("web-2")
 		m.await("web:8080 10.0.0.1:8080")
-		pace := time.NewTimer(3 * time.Second)
+		pace := time.NewTimer(1500 * time.Millisecond)
 		<-pace.C
-		if asked := w.count() - before; asked > 300 {
+		if asked := w.count() - before; asked > 200 {
 			t.Errorf("with the index %s it asked %d times within a few seconds", index, asked)
 		}
 	}
@@ -420,17 +417,18 @@ func TestAnIndexThatGoesBackDoesNotSpin(t *testing.T) {
 func TestARateLimitedRegistryIsReadInTheEnd(t *testing.T) {
 	t.Parallel()
 	p := newPeer(t, nil).ready()
-	fill(t, p, 50)
+	fill(t, p, 50, 1)
 	w := newWarp(t, p)
-	n := 0
-	w.set(func(res *http.Response) error { // two of three are put off
-		if n++; n%3 != 0 {
+	asked := map[string]int{}
+	w.set(func(res *http.Response) error { // each question is put off twice
+		q := res.Request.URL.Path
+		if asked[q]++; asked[q]%3 != 0 {
 			res.StatusCode = http.StatusTooManyRequests
 		}
 		return nil
 	})
 	m := join(t, plainTo(w.Listener.Addr().String()))
-	eventually(t, "all services", func() bool { return m.Status()[0].Endpoints == 150 })
+	eventually(t, "all services", func() bool { return m.Status()[0].Endpoints == 50 })
 	if r := m.Status()[0].Restarts; r > 0 {
 		t.Errorf("%d restarts", r)
 	}
@@ -460,7 +458,7 @@ func TestABehindServerIsNotBelieved(t *testing.T) {
 func TestWhatNoHintNamesIsFound(t *testing.T) {
 	t.Parallel()
 	p := newPeer(t, nil).ready()
-	fill(t, p, 5)
+	fill(t, p, 5, perService)
 	p.register(web(1, 8080))
 	_, body := modes["plaintext"](t, p)
 	m := join(t, body)
@@ -479,14 +477,14 @@ func TestWhatNoHintNamesIsFound(t *testing.T) {
 func TestMoreServicesThanStreamsAreHinted(t *testing.T) {
 	t.Parallel()
 	p := newPeer(t, nil).ready()
-	fill(t, p, 5)
+	fill(t, p, 5, perService)
 	c, body := modes["TLS"](t, p)
-	s := source(t, body, nil)
+	s := quick(t, body)
 	s.config.slots = 6
 	m := joinSource(t, s)
-	m.awaitMany(5)
-	fill(t, p, 12)
-	m.awaitMany(12)
+	m.awaitMany(5, perService)
+	fill(t, p, 12, perService)
+	m.awaitMany(12, perService)
 	if err := change(p, 3, 0, 8080, api.HealthCritical); err != nil {
 		t.Fatal(err)
 	}
@@ -494,6 +492,27 @@ func TestMoreServicesThanStreamsAreHinted(t *testing.T) {
 	if most, _ := c.peak(); most > 8 {
 		t.Errorf("%d connections", most)
 	}
+}
+
+func TestServicesBeyondTheMostAreLeftOutAndCounted(t *testing.T) {
+	t.Parallel()
+	inBothModes(t, func(t *testing.T, start func(testing.TB, *peer) (*cable, string)) {
+		p := newPeer(t, nil).ready()
+		p.register(web(1, 8080))
+		p.register(&api.AgentService{ID: "db", Service: "db", Address: "10.0.1.1", Port: 5432})
+		_, body := start(t, p)
+		s := quick(t, body)
+		s.config.most = 2 // one of them is Consul's own
+		m := joinSource(t, s)
+		m.await("db:5432 10.0.1.1:5432")
+		m.awaitError("W4501: 1 services of the agent's own datacentre are left out")
+		p.deregister("db")
+		m.await("web:8080 10.0.0.1:8080")
+		m.awaitSound()
+		p.register(&api.AgentService{ID: "db", Service: "db", Address: "10.0.1.1", Port: 5432})
+		m.await("db:5432 10.0.1.1:5432")
+		m.awaitError("W4501")
+	})
 }
 
 func TestTheEnvironmentDoesNotCount(t *testing.T) {

@@ -31,12 +31,13 @@ type hinted struct {
 	busy    map[string]bool // services that are being read
 	more    chan struct{}   // has an element if there may be something pending
 	drained chan struct{}   // has an element after the last one was read
+	refused chan struct{}   // has an element after one could not be read
 }
 
 func newHinted(r *reader, list tagsByName) *hinted {
 	return &hinted{
 		reader: r, tags: list, loop: make(chan uint64, 1), pending: map[string]bool{}, busy: map[string]bool{},
-		more: make(chan struct{}, hintReaders), drained: make(chan struct{}, 1),
+		more: make(chan struct{}, hintReaders), drained: make(chan struct{}, 1), refused: make(chan struct{}, 1),
 	}
 }
 
@@ -48,6 +49,7 @@ func (h *hinted) run(ctx context.Context, g *errgroup.Group, index uint64) error
 	g.Go(func() error { return h.followChecks(ctx) })
 	g.Go(func() error { return h.sweep(ctx) })
 	g.Go(func() error { return h.goRound(ctx) })
+	g.Go(func() error { return h.retry(ctx) })
 	return follow(ctx, h.reader, typical, index, rate.NewLimiter(5, 5), h.takeList, nil)
 }
 
@@ -59,6 +61,7 @@ func (h *hinted) takeList(list tagsByName, index uint64) error {
 	if err := h.credible(list); err != nil {
 		return err
 	}
+	h.within(list)
 	h.mu.Lock()
 	was := h.tags
 	h.tags = list
@@ -219,6 +222,10 @@ func (h *hinted) readOne(ctx context.Context, name string) error {
 	if err != nil {
 		if ctx.Err() == nil && h.again(err, 1) { // the service alone cannot be read
 			h.catalog.unreadable(h.index, name, err)
+			select {
+			case h.refused <- struct{}{}:
+			default:
+			}
 			return nil
 		}
 		return err
@@ -273,6 +280,26 @@ func (h *hinted) names() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Sorted(maps.Keys(h.tags))
+}
+
+// retry makes the services that could not be read be read again, with growing pauses: no hint will name them.
+func (h *hinted) retry(ctx context.Context) error {
+	pauses, last := h.config.pauses(), time.Now()
+	for {
+		select {
+		case <-h.refused:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if time.Since(last) > 2*maxPause*h.config.pause { // this is another trouble
+			pauses.Reset()
+		}
+		if err := sleep(ctx, pauses.NextBackOff()); err != nil {
+			return err
+		}
+		last = time.Now()
+		h.add(h.catalog.troubled(h.index))
+	}
 }
 
 // goRound reads every service again from time to time: two changes at once can look like one.

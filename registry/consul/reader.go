@@ -16,6 +16,7 @@ import (
 
 const (
 	readers     = 32               // services that are read at once when a part is read as a whole
+	maxServices = 1 << 16          // services of a part that are read; Consul lists any number
 	defaultBeat = 10 * time.Second // between two heartbeats, and how long one may take
 )
 
@@ -69,7 +70,7 @@ var errCrowded = errors.New("more services than can be watched one by one")
 func (r *reader) settled() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return !r.at.IsZero() && time.Since(r.at) > maxPause
+	return !r.at.IsZero() && time.Since(r.at) > maxPause*r.config.pause
 }
 
 // read reads the part as a whole, then what changes in it, until it cannot.
@@ -86,7 +87,7 @@ func (r *reader) read(ctx context.Context) error {
 		default:
 			return err
 		}
-		if err := sleep(ctx, newPauses().NextBackOff()); err != nil {
+		if err := sleep(ctx, r.config.pauses().NextBackOff()); err != nil {
 			return err
 		}
 	}
@@ -127,6 +128,7 @@ func (r *reader) readAll(ctx context.Context) (tagsByName, uint64, map[string]ui
 	if err := r.credible(list); err != nil {
 		return nil, 0, nil, err
 	}
+	r.within(list)
 	var mu sync.Mutex
 	offers, indexes := make(map[string]*offer, len(list)), make(map[string]uint64, len(list))
 	g, ctx := errgroup.WithContext(ctx)
@@ -168,6 +170,16 @@ func (r *reader) credible(list tagsByName) error {
 		return nil
 	}
 	return r.explain(fmt.Errorf("%s: it lists no service at all, not even consul itself; see that the token may read services and nodes", typical.path))
+}
+
+// within leaves out of a list what is beyond the number of services that are read.
+func (r *reader) within(list tagsByName) {
+	r.catalog.exceed(r.index, max(0, len(list)-r.config.most))
+	if len(list) > r.config.most {
+		for _, name := range slices.Sorted(maps.Keys(list))[r.config.most:] {
+			delete(list, name)
+		}
+	}
 }
 
 // heartbeat asks the leader from time to time, so that an agent that hangs and a Consul that was made anew are noticed
@@ -233,6 +245,7 @@ func (w *watcher) run(ctx context.Context, list tagsByName, index uint64, indexe
 		if err := cmp.Or(w.saw(now), w.credible(list)); err != nil {
 			return err
 		}
+		w.within(list)
 		if !w.room(list) {
 			return errCrowded
 		}
