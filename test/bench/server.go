@@ -21,7 +21,8 @@ import (
 )
 
 // serverRole is the server, wired as cmd/wattle does: registry, pipeline, translator, xDS and the agents' port with its
-// certificates. Only its registry is in memory, so that a change has an exact moment, and it has no HTTP API.
+// certificates. Only its registry is in memory, so that a change has an exact moment,
+// a service may change at any pace, and it has no HTTP API.
 type serverRole struct {
 	dir    string
 	source *memorySource
