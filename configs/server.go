@@ -157,7 +157,7 @@ var registryBlock = newBlock(block[Registry]{
 })
 
 var holdBlock = newBlock(block[Hold]{
-	doc: "Endpoints that disappear, while the agents on their hosts say that they live, are served on if too many of them do so at once: the registry may have been wiped. Until when, and how to let them go: [registries](registries.md#when-a-registry-misbehaves).",
+	doc: "Endpoints that disappear though they live are served on if too many of them do so at once: the registry may have been wiped. Until when, and how to let them go: [registries](registries.md#when-a-registry-misbehaves).",
 	attrs: []attr[Hold]{
 		field("share", percent(), func(h *Hold) *float64 { return &h.Share }, "Held is when more than this share of the registry's endpoints, or of a service's, disappeared within `window`. With 100 nothing is ever held.").or(cty.NumberIntVal(50)),
 		field("window", duration(time.Second, time.Hour), func(h *Hold) *Duration { return &h.Window }, "The time within which disappearances count together.").or(cty.StringVal("30s")),

@@ -24,7 +24,7 @@
 #   path         = "/etc/wattle/services"
 #   sync_timeout = "10s"
 #
-#   # Many endpoints that disappear at once, though their agents say that they live, are served on for a while.
+#   # Many endpoints that disappear at once, though they live, are served on for a while.
 #   # hold {
 #   #   share         = 50
 #   #   window        = "30s"

@@ -98,7 +98,7 @@ func Codes() []Code {
 		{OddProtocol, "protocol_from finds what is no protocol",
 			"The label that the registry's protocol_from names has a value that is none of http, http2 (or h2c), grpc and tcp. It is ignored: the next place in protocol_from is looked at, then other registries, then service_defaults; without any word the port is TCP."},
 		{massDisappearance, "a registry lost many endpoints that still live",
-			"More of a registry, or of a service, disappeared within a short time than its hold block allows, while the agents of these endpoints say that they live: the registry was wiped, lost its data or shows another's. The endpoints are served on until the registry names them again, their agents say that they do not live, somebody accepts with wattle registry accept that they are gone, or hold's time has passed. wattle registry status lists them."},
+			"More of a registry, or of a service, disappeared within a short time than its hold block allows, though these endpoints live, as their agents say or, where there is none, as the server finds out by connecting to them: the registry was wiped, lost its data or shows another's. The endpoints are served on until the registry names them again, they live no more, somebody accepts with wattle registry accept that they are gone, or hold's time has passed. wattle registry status lists them."},
 		{fromSnapshot, "a registry has not spoken since the server started",
 			"What it said before the restart, which the server keeps on disk, is served until it speaks. The message says how old that is; wattle registry check says why it cannot be read."},
 		{snapshotDamaged, "a registry's snapshot on disk cannot be read",

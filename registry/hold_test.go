@@ -248,7 +248,7 @@ func TestTheAggregatorHoldsUntilAnOperatorAccepts(t *testing.T) {
 		if s[0].State != Holding || s[0].Endpoints != 4 || len(s[0].Held) != 1 || len(s[0].Diagnostics) != 1 {
 			t.Fatalf("status %+v", s[0])
 		}
-		want := `error W4300: registry consul no longer names 4 of the 4 endpoints of service default/a, though agents say that they live`
+		want := `error W4300: registry consul no longer names 4 of the 4 endpoints of service default/a, though they live`
 		if got := s[0].Diagnostics[0]; !strings.Contains(got.String(), want) || !strings.Contains(got.Detail, "6 of the registry's 6 endpoints disappeared within 30s") ||
 			!strings.Contains(got.Detail, "wattle registry accept consul") {
 			t.Errorf("%s\n%s", got, got.Detail)

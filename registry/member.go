@@ -244,7 +244,7 @@ func (m *member) tellHolds(held []Held) {
 	was, now := countHeld(m.held), countHeld(held)
 	switch {
 	case now > was:
-		m.a.o.Log.Error("endpoints that disappeared are held: agents say that they live", "registry", m.Name, "endpoints", now,
+		m.a.o.Log.Error("endpoints that disappeared are held: they live", "registry", m.Name, "endpoints", now,
 			"services", len(held), "reason", held[0].Reason, "until", held[0].Until, "accept", "wattle registry accept "+m.Name)
 	case was > now && now == 0:
 		m.a.o.Log.Info("nothing of the registry is held any longer", "registry", m.Name)
@@ -324,7 +324,7 @@ func (m *member) diagnostics() []Diagnostic {
 			add(Error, massDisappearance, fmt.Sprintf("endpoints of %d more services of registry %s are held", len(m.held)-i, m.Name), "See wattle registry status.")
 			break
 		}
-		add(Error, massDisappearance, fmt.Sprintf("registry %s no longer names %d of the %d endpoints of service %s, though agents say that they live: they are held until %s",
+		add(Error, massDisappearance, fmt.Sprintf("registry %s no longer names %d of the %d endpoints of service %s, though they live: they are held until %s",
 			m.Name, h.Endpoints, h.Endpoints+h.Named, h.Service, h.Until.UTC().Format(time.RFC3339)),
 			fmt.Sprintf("Held because %s. If they are meant to be gone: wattle registry accept %s.", h.Reason, m.Name))
 	}

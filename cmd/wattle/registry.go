@@ -32,7 +32,7 @@ read (STALE), how often it was read anew, what is held of it and why, and all th
 down to one. The states:
 
   synced    what it said last is served
-  holding   likewise, and some endpoints that it no longer names: their agents say that they live
+  holding   likewise, and some endpoints that it no longer names, though they live
   stale     it, or a part of it, cannot be read; what it said last is served
   snapshot  it has said nothing since the server started; what it said before is served, from disk
   waiting   it has said nothing yet, and nothing of it is served`,

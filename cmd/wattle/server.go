@@ -72,6 +72,7 @@ type server struct {
 	registrar *api.Registrar
 	registry  *registry.Aggregator
 	file      *serverFile
+	prober    *prober
 	loop      *pipeline.Loop
 	xds       *xds.Server
 	metrics   *prometheus.Registry
@@ -88,7 +89,7 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, file 
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return nil, err
 	}
-	s = &server{log: log, cfg: cfg, metrics: prometheus.NewRegistry()}
+	s = &server{log: log, cfg: cfg, metrics: prometheus.NewRegistry(), prober: newProber(cmd.Context())}
 	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	kept, err := openStore(log, cfg.StateDir)
 	if err != nil {

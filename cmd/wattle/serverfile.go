@@ -184,8 +184,8 @@ func driverNames() []string {
 	return out
 }
 
-// alive reports whether an agent says that an endpoint lives: it is a workload, or stands where one does. Until the
-// first catalog it is not known which stand where, and all count as alive.
+// alive reports whether an endpoint lives besides what its registry says: the agent of its workload says so, or, where
+// there is none, something listens there. Until the first catalog it is not known where workloads are, and all live.
 func (s *server) alive(name registry.Name, e *registry.Endpoint) bool {
 	if e.Workload != nil {
 		return s.registrar.Alive(e.Workload.Key())
@@ -194,18 +194,24 @@ func (s *server) alive(name registry.Name, e *registry.Endpoint) bool {
 	if c == nil {
 		return true
 	}
-	of := c.Service(name)
-	if of == nil {
-		return false
-	}
-	i, _ := slices.BinarySearchFunc(of.Endpoints, e, func(a, b *registry.Endpoint) int {
-		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
-	})
 	place := netip.AddrPortFrom(e.Address, e.Port)
-	for ; i < len(of.Endpoints) && netip.AddrPortFrom(of.Endpoints[i].Address, of.Endpoints[i].Port) == place; i++ {
-		if w := of.Endpoints[i].Workload; w != nil && s.registrar.Alive(w.Key()) {
-			return true
+	if of := c.Service(name); of != nil {
+		at, _ := slices.BinarySearchFunc(of.Endpoints, e, func(a, b *registry.Endpoint) int {
+			return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+		})
+		workload := false
+		for _, o := range of.Endpoints[at:] {
+			if netip.AddrPortFrom(o.Address, o.Port) != place {
+				break
+			}
+			if o.Workload != nil && s.registrar.Alive(o.Workload.Key()) {
+				return true
+			}
+			workload = workload || o.Workload != nil
+		}
+		if workload {
+			return false
 		}
 	}
-	return false
+	return s.prober.alive(place)
 }

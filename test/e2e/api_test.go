@@ -24,7 +24,10 @@ type status struct {
 	Revision    uint64       `json:"revision"`
 	Diagnostics []diagnostic `json:"diagnostics"`
 	Registries  []struct {
-		Name        string       `json:"name"`
+		Name string `json:"name"`
+		Held []struct {
+			Endpoints int `json:"endpoints"`
+		} `json:"held"`
 		Diagnostics []diagnostic `json:"diagnostics"`
 	} `json:"registries"`
 }

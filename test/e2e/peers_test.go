@@ -57,6 +57,17 @@ func (c *consul) ready(t *testing.T) {
 	})
 }
 
+// wipe kills it, removes all that it knows and starts it again.
+func (c *consul) wipe(t *testing.T) {
+	t.Helper()
+	c.kill(t)
+	if err := os.RemoveAll(c.data); err != nil {
+		t.Fatal(err)
+	}
+	c.start(t)
+	c.ready(t)
+}
+
 // register puts an instance into the catalog, on a node that has no agent.
 func (c *consul) register(t *testing.T, s *api.AgentService) {
 	t.Helper()
@@ -77,15 +88,16 @@ func (c *consul) deregister(t *testing.T, id string) {
 type etcd struct {
 	*process
 	addr   string
+	data   string
 	client *clientv3.Client
 }
 
 func (m *mesh) startEtcd(t *testing.T, ip string) *etcd {
 	t.Helper()
 	ip = m.at(ip)
-	e := &etcd{addr: ip + ":2379"}
+	e := &etcd{addr: ip + ":2379", data: m.path("etcd")}
 	peer := "http://" + ip + ":2380"
-	e.process = m.peer("etcd", filepath.Join(suite.root, ".bin", "etcd"), "--name", "e1", "--data-dir", m.path("etcd"), "--log-level", "warn",
+	e.process = m.peer("etcd", filepath.Join(suite.root, ".bin", "etcd"), "--name", "e1", "--data-dir", e.data, "--log-level", "warn",
 		"--listen-client-urls", "http://"+e.addr, "--advertise-client-urls", "http://"+e.addr,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "e1="+peer)
 	e.start(t)
@@ -104,6 +116,17 @@ func (e *etcd) ready(t *testing.T) {
 		_, err := e.client.Get(limited(t), "x")
 		return err
 	})
+}
+
+// wipe kills it, removes all that it knows and starts it again.
+func (e *etcd) wipe(t *testing.T) {
+	t.Helper()
+	e.kill(t)
+	if err := os.RemoveAll(e.data); err != nil {
+		t.Fatal(err)
+	}
+	e.start(t)
+	e.ready(t)
 }
 
 func (e *etcd) put(t *testing.T, key, value string) {

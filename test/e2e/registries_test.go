@@ -110,6 +110,45 @@ func TestRegistriesMayFailUnderLoad(t *testing.T) {
 			m.recovered(t, "dc1")
 			m.recovered(t, "kv")
 		}},
+		{"both are down while the server restarts", func(t *testing.T) {
+			toConsul.Cut()
+			toEtcd.Cut()
+			m.server.kill(t)
+			m.server.start(t)
+			eventually(t, "the server to serve what it kept", func() error {
+				for _, service := range []string{"shop", "cart"} {
+					if e, err := m.endpoints(service); err != nil || len(e) != 3 {
+						return fmt.Errorf("%s: %d endpoints, %w", service, len(e), err)
+					}
+				}
+				return nil
+			})
+			m.failing(t, "dc1")
+			m.failing(t, "kv")
+			toConsul.Mend()
+			toEtcd.Mend()
+			m.recovered(t, "dc1")
+			m.recovered(t, "kv")
+		}},
+		{"Consul loses all it knew", func(t *testing.T) {
+			consul.wipe(t)
+			m.held(t, "dc1", 3)
+			for n := 1; n <= 3; n++ {
+				consul.register(t, instance(n))
+			}
+			m.recovered(t, "dc1")
+		}},
+		{"etcd loses all it knew but one new key", func(t *testing.T) {
+			etcd.wipe(t)
+			k, v := key(1)
+			etcd.put(t, k, v)
+			m.held(t, "kv", 2)
+			for n := 2; n <= 3; n++ {
+				k, v := key(n)
+				etcd.put(t, k, v)
+			}
+			m.recovered(t, "kv")
+		}},
 	} {
 		tr.fault(f.name, f.inject, noneFailed)
 	}
@@ -145,6 +184,26 @@ func (m *mesh) failing(t *testing.T, name string) {
 	eventually(t, "registry "+name+" to fail", func() error {
 		if faults := m.faults(name); faults == "" {
 			return fmt.Errorf("it has no fault")
+		}
+		return nil
+	})
+}
+
+// held waits until so many endpoints of a registry are held.
+func (m *mesh) held(t *testing.T, name string, n int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d endpoints of registry %s to be held", n, name), func() error {
+		held := 0
+		for _, r := range m.status().Registries {
+			if r.Name != name {
+				continue
+			}
+			for _, h := range r.Held {
+				held += h.Endpoints
+			}
+		}
+		if held != n {
+			return fmt.Errorf("%d are held: %s", held, m.faults(name))
 		}
 		return nil
 	})
