@@ -139,8 +139,8 @@ func sound(t *testing.T, k *keeper) {
 		t.Error("what is served is out of order")
 	}
 	for _, s := range k.served {
-		if clean, ds := inspect("x", s); clean != s {
-			t.Errorf("what is served is faulty: %v", texts(ds))
+		if v := inspect("x", s); v.clean != s {
+			t.Errorf("what is served is faulty: %v", texts(v.ds))
 		}
 	}
 }

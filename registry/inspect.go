@@ -16,40 +16,76 @@ const (
 	maxMetaBytes = 4 << 10   // of all keys and values
 	maxWeight    = 1_000_000 // Envoy's sum over a locality is 32 bits
 	maxLabel     = 63        // a DNS label, RFC 1035
+	maxText      = 16 << 10  // bytes of its reason and locality
 )
+
+// What a service may have.
+const (
+	maxServiceEndpoints = 20_000
+	maxPorts            = 1000
+	maxPortName         = 255  // bytes
+	maxOrigin           = 4096 // bytes
+)
+
+// maxShown bounds in bytes what a message repeats of what a registry said.
+const maxShown = 128
+
+// clip cuts a text that a registry said, in front of a character, and makes it UTF-8.
+func clip(s string, n int) string {
+	if len(s) > n {
+		for n > 0 && !utf8.RuneStart(s[n]) {
+			n--
+		}
+		s = s[:n] + "..."
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}
+
+// short is clip for a message that quotes it as it is.
+func short(s string) string {
+	if len(s) > maxShown {
+		return s[:maxShown] + "..."
+	}
+	return s
+}
 
 // inspector looks into one service.
 type inspector struct {
 	source string
 	*Service
-	ds []Diagnostic
+	ds   []Diagnostic
+	more int // faults that ds does not have
 }
 
 // inspect returns the service without what is faulty in it, and what that is. It returns s itself if nothing is,
 // and nil if nothing of it can be used.
-func inspect(source string, s *Service) (*Service, []Diagnostic) {
+func inspect(source string, s *Service) verdict {
 	if s == nil {
-		return nil, []Diagnostic{{Severity: Error, Code: badName, Source: source,
-			Summary: "a service is missing where one should be", Detail: "This is a fault of the driver: please report it."}}
+		return verdict{ds: []Diagnostic{{Severity: Error, Code: badName, Source: source,
+			Summary: "a service is missing where one should be", Detail: "This is a fault of the driver: please report it."}}}
 	}
 	in := &inspector{source: source, Service: s}
 	if why := in.nameFault(); why != "" {
-		in.fault(badName, fmt.Sprintf("service %q is left out: %s", s.Name, why), "Rename it in its registry.")
-		return nil, in.ds
+		in.fault(badName, fmt.Sprintf("service %q is left out: %s", short(s.Name.String()), why), "Rename it in its registry.")
+		return verdict{nil, in.ds, 0}
 	}
 	ports := in.ports()
 	endpoints := in.endpoints(ports)
 	if len(in.ds) == 0 {
-		return s, nil
+		return verdict{clean: s}
 	}
 	clean := *s
-	clean.Ports, clean.Endpoints = ports, endpoints
-	return &clean, in.ds
+	clean.Ports, clean.Endpoints, clean.Origin = ports, endpoints, clip(s.Origin, maxOrigin)
+	return verdict{&clean, in.ds, in.more}
 }
 
 func (in *inspector) fault(code, summary, detail string) {
+	if len(in.ds) == maxTold {
+		in.more++
+		return
+	}
 	in.ds = append(in.ds, Diagnostic{Severity: Error, Code: code, Summary: summary, Detail: detail, Source: in.source,
-		Origin: strings.ToValidUTF8(in.Origin, "\uFFFD")})
+		Origin: clip(in.Origin, maxShown)})
 }
 
 func (in *inspector) nameFault() string {
@@ -78,8 +114,13 @@ func isLabel(s string) bool {
 
 // ports returns those that can be used.
 func (in *inspector) ports() []Port {
-	good := make([]Port, 0, len(in.Ports))
-	for _, p := range in.Ports {
+	all := in.Ports[:min(len(in.Ports), maxPorts)]
+	if len(all) < len(in.Ports) {
+		in.fault(tooMuch, fmt.Sprintf("service %s has %d ports, of which the first %d are used", in.Service.Name, len(in.Ports), maxPorts),
+			"Split it into several services.")
+	}
+	good := make([]Port, 0, len(all))
+	for _, p := range all {
 		if why := portFault(good, p); why != "" {
 			in.fault(badPort, fmt.Sprintf("port %d of service %s is left out: %s", p.Number, in.Service.Name, why),
 				"Correct it in its registry.")
@@ -97,7 +138,9 @@ func portFault(others []Port, p Port) string {
 	case slices.ContainsFunc(others, func(o Port) bool { return o.Number == p.Number }):
 		return "the service has this port twice"
 	case p.Protocol != "" && !p.Protocol.IsHTTP() && p.Protocol != TCP:
-		return fmt.Sprintf("%q is none of the protocols http, http2, grpc and tcp", p.Protocol)
+		return fmt.Sprintf("%q is none of the protocols http, http2, grpc and tcp", short(string(p.Protocol)))
+	case len(p.Name) > maxPortName:
+		return fmt.Sprintf("its name is longer than %d bytes", maxPortName)
 	case !utf8.ValidString(p.Name):
 		return "its name is not UTF-8"
 	}
@@ -106,10 +149,15 @@ func portFault(others []Port, p Port) string {
 
 // endpoints returns those that can be used, given the service's ports.
 func (in *inspector) endpoints(ports []Port) []*Endpoint {
-	good := make([]*Endpoint, 0, len(in.Endpoints))
-	known := make(map[identity]bool, len(in.Endpoints))
+	all := in.Endpoints[:min(len(in.Endpoints), maxServiceEndpoints)]
+	if len(all) < len(in.Endpoints) {
+		in.fault(tooMuch, fmt.Sprintf("service %s has %d endpoints, of which the first %d are used", in.Service.Name, len(in.Endpoints), maxServiceEndpoints),
+			"Split it into several services.")
+	}
+	good := make([]*Endpoint, 0, len(all))
+	known := make(map[identity]bool, len(all))
 	declared := map[WorkloadKey]*Workload{}
-	for _, e := range in.Endpoints {
+	for _, e := range all {
 		code, why := endpointFault(e)
 		switch {
 		case why != "":
@@ -137,7 +185,7 @@ func (e *Endpoint) label() string {
 		return "?"
 	}
 	if e.Workload != nil {
-		return fmt.Sprintf("%s (%s)", e, strings.ToValidUTF8(e.Workload.Key().String(), "\uFFFD"))
+		return fmt.Sprintf("%s (%s)", e, clip(e.Workload.Key().String(), maxShown))
 	}
 	return e.String()
 }
@@ -155,9 +203,11 @@ func endpointFault(e *Endpoint) (code, why string) {
 	case e.Port == 0:
 		return code, "0 is no port"
 	case badness(e.Health) < 0:
-		return code, fmt.Sprintf("%q is none of the states healthy, unhealthy and draining", e.Health)
+		return code, fmt.Sprintf("%q is none of the states healthy, unhealthy and draining", short(string(e.Health)))
 	case e.Weight > maxWeight:
 		return code, fmt.Sprintf("its weight is above %d", maxWeight)
+	case len(e.Reason)+len(e.Locality.Region)+len(e.Locality.Zone)+len(e.Locality.Rack) > maxText:
+		return code, fmt.Sprintf("its health's reason and its locality are larger than %d bytes", maxText)
 	case !utf8.ValidString(e.Reason + e.Locality.Region + e.Locality.Zone + e.Locality.Rack):
 		return code, "it has text that is not UTF-8"
 	}
@@ -175,7 +225,7 @@ func metaFault(meta map[string]string) string {
 		case k == "":
 			return "it has a metadata label without a name"
 		case !utf8.ValidString(k), !utf8.ValidString(meta[k]):
-			return fmt.Sprintf("its metadata label %q is not UTF-8", k)
+			return fmt.Sprintf("its metadata label %q is not UTF-8", short(k))
 		case size > maxMetaBytes:
 			return fmt.Sprintf("its metadata is larger than %d bytes", maxMetaBytes)
 		}
@@ -189,13 +239,13 @@ func (in *inspector) workloadFault(e *Endpoint, declared map[WorkloadKey]*Worklo
 	first := cmp.Or(declared[w.Key()], w)
 	switch {
 	case w.Service != in.Service.Name:
-		return fmt.Sprintf("its workload is of service %q", w.Service)
+		return fmt.Sprintf("its workload is of service %q", short(w.Service.String()))
 	case !isLabel(w.Host.Name):
-		return fmt.Sprintf("its host's name %q is not of lower-case letters, digits and hyphens", w.Host.Name)
+		return fmt.Sprintf("its host's name %q is not of lower-case letters, digits and hyphens", short(w.Host.Name))
 	case !w.Host.Address.IsValid():
 		return fmt.Sprintf("its host %s has no address", w.Host.Name)
 	case w.Instance != "" && !isLabel(w.Instance):
-		return fmt.Sprintf("its instance's name %q is not of lower-case letters, digits and hyphens", w.Instance)
+		return fmt.Sprintf("its instance's name %q is not of lower-case letters, digits and hyphens", short(w.Instance))
 	case !slices.ContainsFunc(w.Ports, func(p WorkloadPort) bool { return p.Number == e.ServicePort }):
 		return fmt.Sprintf("its workload has no port %d", e.ServicePort)
 	case first != w && !reflect.DeepEqual(first, w):

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -34,9 +35,16 @@ const (
 	Holding      State = "holding"  // it can be read, but some of what it no longer names is served
 )
 
+// maxReported bounds what a source may say of its registry besides its set.
+const maxReported = 1000
+
 // Report replaces what the source of that name has to say about its registry besides its set. It is for
 // DriverOptions.Report.
 func (a *Aggregator) Report(name string, ds []Diagnostic) {
+	if more := len(ds) - maxReported; more > 0 {
+		ds = append(slices.Clip(ds[:maxReported]), Diagnostic{Severity: Error, Code: ds[maxReported].Code,
+			Summary: fmt.Sprintf("%d more faults in registry %s", more, name)})
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	m := a.find(name)
