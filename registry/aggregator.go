@@ -296,6 +296,9 @@ func (a *Aggregator) Accept(name string) (endpoints int, ok bool) {
 	}
 	if endpoints = m.accept(); endpoints > 0 {
 		a.o.OnChange()
+		if err := m.save(); err != nil { // at once: a crash must not bring back what an operator let go
+			a.o.Log.Error("write the snapshot of a registry", "registry", name, "error", err)
+		}
 	}
 	return endpoints, true
 }
