@@ -58,6 +58,7 @@ func (r *run) assemble(files []*file, mesh *Mesh) (*Policy, Diagnostics) {
 		all = append(all, f.out)
 		p.VirtualServices = append(p.VirtualServices, f.out.virtualServices...)
 		p.DestinationRules = append(p.DestinationRules, f.out.destinationRules...)
+		p.ServiceDefaults = append(p.ServiceDefaults, f.out.serviceDefaults...)
 		p.Gateways = append(p.Gateways, f.out.gateways...)
 		p.Hosts = append(p.Hosts, f.out.hostBlocks...)
 		p.Services = append(p.Services, f.out.services...)
@@ -79,6 +80,7 @@ func (r *run) assemble(files []*file, mesh *Mesh) (*Policy, Diagnostics) {
 	}
 	slices.SortFunc(p.VirtualServices, func(a, b *VirtualService) int { return a.Block.compare(&b.Block) })
 	slices.SortFunc(p.DestinationRules, func(a, b *DestinationRule) int { return a.Block.compare(&b.Block) })
+	slices.SortFunc(p.ServiceDefaults, func(a, b *ServiceDefaults) int { return a.Block.compare(&b.Block) })
 	slices.SortFunc(p.Gateways, func(a, b *Gateway) int { return a.Block.compare(&b.Block) })
 	slices.SortFunc(p.Hosts, compareHosts)
 	slices.SortFunc(p.Services, compareServices)

@@ -63,4 +63,13 @@ var meshCodes = []Code{
 	{"W2020", "outside the mesh, where nothing may be called",
 		"A service has endpoints outside the mesh, which are called in plaintext, and the mesh block says plaintext = false. Nobody calls them: requests that would go there are answered 503. A warning.",
 		"Run the service as a workload of a host, or remove plaintext = false from the mesh block."},
+	{"W2021", "service_defaults for an unknown service",
+		"A service_defaults block is for a service that no registry knows. It has no effect until the service is registered. A warning.",
+		"Correct the name, or register the service."},
+	{"W2022", "a share for a registry without endpoints of the service",
+		"The registries of service_defaults give a share of the calls to a registry that has no endpoint of the service. Its share goes to the others. If none of them has one, calls are answered 503. A warning.",
+		"Correct the registry's name, or register endpoints there. If they are still to come, there is nothing to do."},
+	{"W2023", "service_defaults with another protocol",
+		"service_defaults say one protocol, and a registry says another one for a port of the service. The registry's word holds: the defaults are for ports of which no registry says it. A warning.",
+		"Remove the protocol from service_defaults, or correct it where the service is registered."},
 }

@@ -17,6 +17,7 @@ func (p *Policy) keep(o *decoded) {
 	keepAll(o.destinationRules, p.DestinationRules, func(a, b *DestinationRule) int { return a.Block.compare(&b.Block) }, func(now, old *DestinationRule) {
 		keepParts(now.Subsets, old.Subsets)
 	})
+	keepAll(o.serviceDefaults, p.ServiceDefaults, func(a, b *ServiceDefaults) int { return a.Block.compare(&b.Block) }, func(_, _ *ServiceDefaults) {})
 	keepAll(o.gateways, p.Gateways, func(a, b *Gateway) int { return a.Block.compare(&b.Block) }, func(now, old *Gateway) {
 		keepParts(now.Servers, old.Servers)
 	})

@@ -15,6 +15,7 @@ type Policy struct {
 	Mesh             *Mesh              `json:"mesh"`
 	VirtualServices  []*VirtualService  `json:"virtual_services,omitempty"`  // sorted by namespace, name
 	DestinationRules []*DestinationRule `json:"destination_rules,omitempty"` // sorted by namespace, name
+	ServiceDefaults  []*ServiceDefaults `json:"service_defaults,omitempty"`  // sorted by namespace, name
 	Gateways         []*Gateway         `json:"gateways,omitempty"`          // sorted by namespace, name
 	Hosts            []*Host            `json:"hosts,omitempty"`             // sorted by name
 	Services         []*Service         `json:"services,omitempty"`          // services outside the mesh; sorted by namespace, name
@@ -153,6 +154,19 @@ type DestinationRule struct {
 	Host    ServiceRef    `json:"host"`
 	Traffic TrafficPolicy `json:"traffic_policy"` // written flat in the block
 	Subsets []*Subset     `json:"subsets,omitempty"`
+}
+
+// ServiceDefaults says of the service that its block is named after what the registries do not say, and which of
+// their words count.
+type ServiceDefaults struct {
+	Block
+	Protocol   string            `json:"protocol,omitempty"` // of ports whose protocol nobody says
+	Labels     map[string]string `json:"labels,omitempty"`   // of endpoints that do not have them
+	Region     string            `json:"region,omitempty"`   // with Zone and Rack: of endpoints without a locality
+	Zone       string            `json:"zone,omitempty"`
+	Rack       string            `json:"rack,omitempty"`
+	Registries map[string]uint32 `json:"registries,omitempty"` // shares of the calls, at least one above 0; nil: by the endpoints' weights
+	HealthyIf  string            `json:"healthy_if"`           // "registry and agent" (default), "registry or agent", "registry", "agent"
 }
 
 // Subset is a named part of a service's endpoints, with a traffic policy that overrides the rule's block by block.

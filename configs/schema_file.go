@@ -17,6 +17,7 @@ const (
 type decoded struct {
 	virtualServices  []*VirtualService
 	destinationRules []*DestinationRule
+	serviceDefaults  []*ServiceDefaults
 	gateways         []*Gateway
 	hostBlocks       []*Host
 	services         []*Service
@@ -74,6 +75,7 @@ var fileBlock = newBlock(block[decoded]{
 		global("mesh", meshBlock, "What holds for the whole mesh."),
 		many("virtual_service", virtualServiceBlock, func(o *decoded) *[]*VirtualService { return &o.virtualServices }, "How requests are routed.").only(policyFolder),
 		many("destination_rule", destinationRuleBlock, func(o *decoded) *[]*DestinationRule { return &o.destinationRules }, "How a service is called.").only(policyFolder),
+		many("service_defaults", serviceDefaultsBlock, func(o *decoded) *[]*ServiceDefaults { return &o.serviceDefaults }, "What the registries do not say of a service.").only(policyFolder),
 		many("gateway", gatewayBlock, func(o *decoded) *[]*Gateway { return &o.gateways }, "Where requests enter the mesh.").only(policyFolder),
 		many("host", hostBlock, func(o *decoded) *[]*Host { return &o.hostBlocks }, "A machine with an agent, and its workloads."),
 		many("service", serviceBlock, func(o *decoded) *[]*Service { return &o.services }, "A service outside the mesh."),

@@ -38,6 +38,9 @@ const (
 	codeEmptySubset          = "W2018"
 	codeOtherProtocol        = "W2019"
 	codeNoPlaintext          = "W2020"
+	codeUnknownDefaults      = "W2021"
+	codeNoShare              = "W2022"
+	codeDefaultsProtocol     = "W2023"
 )
 
 // note is a diagnostic of one thing. What is suggested for a name that nobody knows depends on all others, so it

@@ -40,6 +40,7 @@ func (r *resolver) placeEndpoints(s *registry.Service) *placement {
 		}
 	}
 	slices.SortStableFunc(out.all, comparePlaced)
+	out.notes = append(out.notes, r.noteDefaults(s)...)
 	if !r.pol.Mesh.Plaintext && slices.ContainsFunc(out.all, func(p placed) bool { return !p.MTLS }) {
 		out.notes = append(out.notes, noPlaintext(s))
 	}
@@ -115,11 +116,12 @@ func (b *serviceBuilder) endpointSets(p *Port, old []*EndpointSet) []*EndpointSe
 	}
 	out := make([]*EndpointSet, len(p.Clusters))
 	for i, c := range p.Clusters {
+		shares := b.r.sharesOf(p.Service)
 		var labels map[string]string
 		if s := subsetOf(b.r.ruleOf(p.Service), c.Subset); s != nil {
 			labels = s.Labels
 		}
-		out[i] = &EndpointSet{ClusterRef: c.ClusterRef, Endpoints: b.endpoints.choose(p.Number, labels, c.Subset == "")}
+		out[i] = &EndpointSet{ClusterRef: c.ClusterRef, Endpoints: b.endpoints.choose(p.Number, labels, shares, c.Subset == "")}
 	}
 	return keep(out, old, func(a, b *EndpointSet) bool {
 		return a.ClusterRef == b.ClusterRef && slices.Equal(a.Endpoints, b.Endpoints)
@@ -128,12 +130,13 @@ func (b *serviceBuilder) endpointSets(p *Port, old []*EndpointSet) []*EndpointSe
 
 // choose returns the endpoints of one port that have all labels. Envoy keeps one endpoint of an address and port
 // in a cluster, so that one is kept here.
-func (p *placement) choose(port uint16, labels map[string]string, whole bool) []Endpoint {
+func (p *placement) choose(port uint16, labels map[string]string, shares map[string]uint32, whole bool) []Endpoint {
 	var out []Endpoint
+	var from []*registry.Endpoint
 	var last *placed
 	for i := range p.all {
 		e := &p.all[i]
-		if e.from.ServicePort != port || !hasLabels(e.from.Meta, labels) {
+		if e.from.ServicePort != port || !hasLabels(e.from.Meta, labels) || !shared(e.from, shares) {
 			continue
 		}
 		if last != nil && last.Address == e.Address && last.Port == e.Port {
@@ -142,7 +145,10 @@ func (p *placement) choose(port uint16, labels map[string]string, whole bool) []
 			}
 			continue
 		}
-		out, last = append(out, e.Endpoint), e
+		out, from, last = append(out, e.Endpoint), append(from, e.from), e
+	}
+	if shares != nil {
+		divide(out, from, shares)
 	}
 	return slices.Clip(out)
 }

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -17,23 +18,41 @@ func nameIndex(t *iradix.Tree[[]registry.Name]) index[registry.Name] {
 }
 
 // catalogChanges finds the services that differ between the catalogs: those that the catalog names, if it was
-// merged from the one before, else by a walk over both.
+// merged from the one before, else by a walk over both; and those whose service_defaults differ.
 func (r *resolver) catalogChanges() {
 	was, now := r.was.catalog, r.cat
+	seen := map[registry.Name]bool{}
+	changed := func(n registry.Name, a, b *registry.Service) {
+		if !seen[n] {
+			seen[n] = true
+			r.serviceChanged(n, r.was.service(n, a), r.amend(b, n))
+		}
+	}
+	defaultsChanged := func(d *configs.ServiceDefaults) {
+		n := blockName(d.Block)
+		x := r.mark(n)
+		x.clusters, x.endpoints = true, true
+		changed(n, was.Service(n), now.Service(n))
+	}
+	diff(r.was.policy.ServiceDefaults, r.pol.ServiceDefaults, compareDefaults, func(a, b *configs.ServiceDefaults) {
+		defaultsChanged(cmp.Or(a, b))
+	})
 	switch {
 	case was == now:
 	case now.PrevGen != 0 && now.PrevGen == was.Gen:
 		for _, n := range now.Changed {
-			r.serviceChanged(n, was.Service(n), now.Service(n))
+			changed(n, was.Service(n), now.Service(n))
 		}
 	default:
 		for s := range was.All() {
 			if now.Service(s.Name) == nil {
-				r.serviceChanged(s.Name, s, nil)
+				changed(s.Name, s, nil)
 			}
 		}
 		for s := range now.All() {
-			r.serviceChanged(s.Name, was.Service(s.Name), s)
+			if a := was.Service(s.Name); a != s {
+				changed(s.Name, a, s)
+			}
 		}
 	}
 	r.outside.flush()

@@ -33,7 +33,7 @@ func inside(v *View) map[string]any {
 	return map[string]any{
 		"mesh": v.Mesh, "ports": v.Ports,
 		"services": contents(v.Services), "scopes": contents(v.Scopes), "proxies": contents(v.Proxies),
-		"steered": contents(v.s.steered), "ruled": contents(v.s.ruled), "attached": contents(v.s.attached),
+		"amended": contents(v.s.amended), "steered": contents(v.s.steered), "ruled": contents(v.s.ruled), "attached": contents(v.s.attached),
 		"sources": contents(v.s.sources), "users": contents(v.s.users), "workloads": contents(v.s.workloads),
 		"onHost": contents(v.s.onHost), "atAddress": contents(v.s.atAddress), "callers": contents(v.s.callers),
 		"members": contents(v.s.members), "outside": contents(v.s.outside), "runOn": contents(v.s.runOn),
@@ -197,6 +197,9 @@ func TestTheOrderInWhichThingsCameDoesNotCount(t *testing.T) {
 		}
 		for n, s := range w.rules {
 			adds = append(adds, func() { part.rules[n] = s })
+		}
+		for n, s := range w.defaults {
+			adds = append(adds, func() { part.defaults[n] = s })
 		}
 		for n, s := range w.gateways {
 			adds = append(adds, func() { part.gateways[n] = s })

@@ -49,6 +49,7 @@ type resolver struct {
 		proxies  []string
 	}
 
+	amended   table[*registry.Service]
 	steered   index[*configs.VirtualService]
 	ruled     index[*configs.DestinationRule]
 	attached  index[*configs.VirtualService]
@@ -103,6 +104,7 @@ func newResolver(prev *View, cat *registry.Catalog, pol *configs.Policy) *resolv
 		r.was = &state{catalog: &registry.Catalog{Services: iradix.New[*registry.Service]()}, policy: &configs.Policy{}}
 	}
 	r.services, r.scopes, r.proxies = tableOf(r.old.Services), tableOf(r.old.Scopes), tableOf(r.old.Proxies)
+	r.amended = tableOf(r.was.amended)
 	r.steered = indexOf(r.was.steered, compareVirtualServices)
 	r.ruled = indexOf(r.was.ruled, compareRules)
 	r.attached = indexOf(r.was.attached, compareVirtualServices)
@@ -191,7 +193,7 @@ func (r *resolver) finish() (*View, configs.Diagnostics) {
 	slices.Sort(v.Changed.Scopes)
 	slices.Sort(v.Changed.Proxies)
 	v.s = &state{
-		catalog: r.cat, policy: r.pol,
+		catalog: r.cat, amended: r.amended.done(), policy: r.pol,
 		steered: r.steered.done(), ruled: r.ruled.done(), attached: r.attached.done(),
 		sources: r.sources.done(), users: r.users.done(),
 		workloads: r.workloads.done(), onHost: r.onHost.done(), atAddress: r.atAddress.done(),

@@ -24,7 +24,7 @@ func (r *resolver) resolveRoutes() {
 // routeService resolves the routes of each port of service n. As in Istio, a virtual service replaces the
 // default: a request that none of its rules matches is answered 404.
 func (r *resolver) routeService(n registry.Name) {
-	s := r.cat.Service(n)
+	s := r.service(n)
 	p := r.pathfinder()
 	vs, unused := governing(r.steered.get(n.String()), n, blockOfVirtualService)
 	for _, u := range unused {
@@ -132,7 +132,7 @@ func (p *pathfinder) destination(d *configs.Destination, came uint16) Destinatio
 	n := registry.Name(d.Host)
 	to := Destination{ClusterRef: ClusterRef{Service: n, Port: d.Port, Subset: d.Subset}, Weight: d.Weight, Missing: true}
 	p.targets = append(p.targets, n)
-	s := p.r.cat.Service(n)
+	s := p.r.service(n)
 	if s == nil {
 		p.notes = append(p.notes, unknownService(d, n))
 		return to

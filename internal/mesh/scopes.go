@@ -89,7 +89,7 @@ func (r *resolver) resolveScope(w *Workload) resolvedScope {
 	for i, u := range w.Upstreams {
 		upstreams[i] = ScopeUpstream{Service: u.Service, Port: u.Port, Protocol: registry.HTTP, Bind: u.Bind, Socket: u.Socket, Missing: true, Origin: u.Origin}
 		s.Upstreams[i] = &upstreams[i]
-		to := r.cat.Service(u.Service)
+		to := r.service(u.Service)
 		if to == nil {
 			notes = append(notes, unknownUpstream(w, u))
 			continue

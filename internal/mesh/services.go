@@ -24,7 +24,7 @@ func (r *resolver) resolveServices() {
 }
 
 func (r *resolver) buildService(n registry.Name, d *dirty) *Service {
-	s := r.cat.Service(n)
+	s := r.service(n)
 	if d.clusters || d.surface {
 		r.noteRules(n, s)
 	}

@@ -15,6 +15,7 @@ import (
 // services and gateways are "namespace/name", those of workloads WorkloadKey.String().
 type state struct {
 	catalog *registry.Catalog
+	amended *iradix.Tree[*registry.Service] // services as service_defaults leave them, those that have some
 	policy  *configs.Policy
 
 	steered  *iradix.Tree[[]*configs.VirtualService]  // service -> those that route its callers' requests
@@ -101,9 +102,10 @@ func compareBlocks(a, b configs.Block) int {
 func compareVirtualServices(a, b *configs.VirtualService) int {
 	return compareBlocks(a.Block, b.Block)
 }
-func compareRules(a, b *configs.DestinationRule) int { return compareBlocks(a.Block, b.Block) }
-func compareGateways(a, b *configs.Gateway) int      { return compareBlocks(a.Block, b.Block) }
-func compareHosts(a, b *configs.Host) int            { return strings.Compare(a.Name, b.Name) }
+func compareRules(a, b *configs.DestinationRule) int    { return compareBlocks(a.Block, b.Block) }
+func compareDefaults(a, b *configs.ServiceDefaults) int { return compareBlocks(a.Block, b.Block) }
+func compareGateways(a, b *configs.Gateway) int         { return compareBlocks(a.Block, b.Block) }
+func compareHosts(a, b *configs.Host) int               { return strings.Compare(a.Name, b.Name) }
 
 // blockName is the name of a block as services and gateways have it.
 func blockName(b configs.Block) registry.Name {

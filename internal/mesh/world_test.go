@@ -19,6 +19,7 @@ type world struct {
 	services map[registry.Name]*registry.Service
 	virtual  map[registry.Name]*configs.VirtualService
 	rules    map[registry.Name]*configs.DestinationRule
+	defaults map[registry.Name]*configs.ServiceDefaults
 	gateways map[registry.Name]*configs.Gateway
 	hosts    map[string]*configs.Host
 }
@@ -29,6 +30,7 @@ func newWorld() *world {
 		services: map[registry.Name]*registry.Service{},
 		virtual:  map[registry.Name]*configs.VirtualService{},
 		rules:    map[registry.Name]*configs.DestinationRule{},
+		defaults: map[registry.Name]*configs.ServiceDefaults{},
 		gateways: map[registry.Name]*configs.Gateway{},
 		hosts:    map[string]*configs.Host{},
 	}
@@ -43,7 +45,7 @@ func byName[T any](m map[registry.Name]T) []T {
 }
 
 func (w *world) policy() *configs.Policy {
-	p := &configs.Policy{Mesh: w.mesh, VirtualServices: byName(w.virtual), DestinationRules: byName(w.rules), Gateways: byName(w.gateways)}
+	p := &configs.Policy{Mesh: w.mesh, VirtualServices: byName(w.virtual), DestinationRules: byName(w.rules), ServiceDefaults: byName(w.defaults), Gateways: byName(w.gateways)}
 	for _, h := range slices.Sorted(maps.Keys(w.hosts)) {
 		p.Hosts = append(p.Hosts, w.hosts[h])
 	}
@@ -63,10 +65,26 @@ var (
 )
 
 // change does one random thing to the world, and says what.
+func drawDefaults(t *rapid.T, n registry.Name) *configs.ServiceDefaults {
+	d := &configs.ServiceDefaults{
+		Block:     configs.Block{Namespace: n.Namespace, Name: n.Name, Origin: drawOrigin(t)},
+		Protocol:  rapid.SampledFrom([]string{"", "http", "tcp"}).Draw(t, "protocol"),
+		Region:    rapid.SampledFrom([]string{"", "eu"}).Draw(t, "region"),
+		HealthyIf: rapid.SampledFrom([]string{"registry and agent", "agent"}).Draw(t, "healthy_if"),
+	}
+	if rapid.Bool().Draw(t, "labelled") {
+		d.Labels = map[string]string{"version": "v1"}
+	}
+	if rapid.Bool().Draw(t, "shared") {
+		d.Registries = map[string]uint32{"test": rapid.SampledFrom([]uint32{0, 1}).Draw(t, "share"), "other": 1}
+	}
+	return d
+}
+
 func (w *world) change(t *rapid.T) string {
 	n := rapid.SampledFrom(someNames).Draw(t, "name")
 	gone := rapid.IntRange(0, 3).Draw(t, "gone") == 0
-	switch rapid.IntRange(0, 9).Draw(t, "what") {
+	switch rapid.IntRange(0, 10).Draw(t, "what") {
 	case 0, 1, 2:
 		set(w.services, n, gone, func() *registry.Service { return drawService(t, n) })
 		return "service " + n.String()
@@ -95,6 +113,9 @@ func (w *world) change(t *rapid.T) string {
 			return &configs.Host{Name: h, Address: drawAddress(t), MeshPort: 7443}
 		})
 		return "host " + h
+	case 9:
+		set(w.defaults, n, gone, func() *configs.ServiceDefaults { return drawDefaults(t, n) })
+		return "service_defaults " + n.String()
 	}
 	if rapid.IntRange(0, 5).Draw(t, "mesh") == 0 {
 		m := *w.mesh

@@ -37,6 +37,7 @@ func (n named) String() string {
 func Same(a, b *configs.Policy) bool {
 	return a != nil && b != nil && *a.Mesh == *b.Mesh &&
 		slices.EqualFunc(a.VirtualServices, b.VirtualServices, equal) && slices.EqualFunc(a.DestinationRules, b.DestinationRules, equal) &&
+		slices.EqualFunc(a.ServiceDefaults, b.ServiceDefaults, equal) &&
 		slices.EqualFunc(a.Gateways, b.Gateways, equal) && slices.EqualFunc(a.Hosts, b.Hosts, equal) && slices.EqualFunc(a.Services, b.Services, equal)
 }
 
@@ -64,6 +65,7 @@ func describe(old, now *configs.Policy) string {
 		all = append(all, named{kind: "mesh", origin: now.Mesh.Origin})
 	}
 	all = append(all, diff("virtual_service", old.VirtualServices, now.VirtualServices, func(v *configs.VirtualService) configs.Block { return v.Block })...)
+	all = append(all, diff("service_defaults", old.ServiceDefaults, now.ServiceDefaults, func(d *configs.ServiceDefaults) configs.Block { return d.Block })...)
 	all = append(all, diff("destination_rule", old.DestinationRules, now.DestinationRules, func(d *configs.DestinationRule) configs.Block { return d.Block })...)
 	all = append(all, diff("gateway", old.Gateways, now.Gateways, func(g *configs.Gateway) configs.Block { return g.Block })...)
 	all = append(all, diff("host", old.Hosts, now.Hosts, func(h *configs.Host) configs.Block { return configs.Block{Name: h.Name, Origin: h.Origin} })...)

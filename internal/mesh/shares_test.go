@@ -1,0 +1,48 @@
+package mesh
+
+import (
+	"fmt"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/wattle-mesh/wattle/registry"
+)
+
+// However many endpoints registries have, and however many of these are healthy, the weights of the healthy ones of
+// each come to its share.
+func TestSharesDoNotDependOnHowManyEndpointsThereAre(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		shares := map[string]uint32{}
+		var out []Endpoint
+		var from []*registry.Endpoint
+		for i := range rapid.IntRange(2, 3).Draw(t, "registries") {
+			name := fmt.Sprint("r", i)
+			shares[name] = uint32(rapid.IntRange(1, 100).Draw(t, "share"))
+			for j := range rapid.IntRange(1, 50).Draw(t, "endpoints") {
+				e := Endpoint{Weight: uint32(rapid.IntRange(1, 5).Draw(t, "weight")), Health: registry.Healthy}
+				if j > 0 && rapid.Bool().Draw(t, "unhealthy") {
+					e.Health = registry.Unhealthy
+				}
+				out, from = append(out, e), append(from, &registry.Endpoint{Sources: []string{name}})
+			}
+		}
+		divide(out, from, shares)
+		sums, total, all := map[string]float64{}, 0.0, 0.0
+		for i, e := range out {
+			if e.Health == registry.Healthy {
+				sums[from[i].Sources[0]] += float64(e.Weight)
+				total += float64(e.Weight)
+			}
+		}
+		for _, s := range shares {
+			all += float64(s)
+		}
+		for name, s := range shares {
+			want, got := float64(s)/all, sums[name]/total
+			if got < want*0.999 || got > want*1.001 {
+				t.Fatalf("registry %s has %.4f of the calls, want %.4f", name, got, want)
+			}
+		}
+	})
+}
