@@ -72,4 +72,7 @@ var meshCodes = []Code{
 	{"W2023", "service_defaults with another protocol",
 		"service_defaults say one protocol, and a registry says another one for a port of the service. The registry's word holds: the defaults are for ports of which no registry says it. A warning.",
 		"Remove the protocol from service_defaults, or correct it where the service is registered."},
+	{"W2024", "shares with a load balancer that does not weigh",
+		"service_defaults share the calls to a service between registries, and a destination_rule says that they go to any endpoint, whatever its weight. The registries with a share get calls by the numbers of their endpoints. A warning.",
+		"Remove the load_balancer, write round_robin or least_request there, or remove registries from the service_defaults."},
 }

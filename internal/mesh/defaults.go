@@ -169,6 +169,9 @@ func (r *resolver) noteDefaults(s *registry.Service) []note {
 			out = append(out, noShare(d, s, name))
 		}
 	}
+	if rule := r.ruleOf(s.Name); d.Registries != nil && rule != nil && picksAtRandom(rule) {
+		out = append(out, unweighed(d, s, rule))
+	}
 	for _, p := range s.Ports {
 		if d.Protocol != "" && p.Protocol != registry.Protocol(d.Protocol) {
 			out = append(out, defaultsProtocol(d, s, p))
@@ -176,6 +179,17 @@ func (r *resolver) noteDefaults(s *registry.Service) []note {
 		}
 	}
 	return out
+}
+
+// picksAtRandom reports whether calls go to any endpoint, whatever its weight (Envoy's random load balancer).
+func picksAtRandom(rule *configs.DestinationRule) bool {
+	random := func(t configs.TrafficPolicy) bool { return t.LoadBalancer != nil && t.LoadBalancer.Simple == "random" }
+	return random(rule.Traffic) || slices.ContainsFunc(rule.Subsets, func(s *configs.Subset) bool { return random(s.Traffic) })
+}
+
+func unweighed(d *configs.ServiceDefaults, s *registry.Service, rule *configs.DestinationRule) note {
+	return warn(codeUnweighed, d.Origin, fmt.Sprintf("the calls to %q are not shared between registries: its load_balancer is random", short(s.Name)),
+		fmt.Sprintf("It takes any endpoint, whatever its weight. Write another load_balancer in the destination_rule at %s, or remove registries.", rule.Origin)).at("service_defaults", "registries", "")
 }
 
 func unknownDefaults(d *configs.ServiceDefaults) []note {

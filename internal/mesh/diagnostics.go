@@ -41,6 +41,7 @@ const (
 	codeUnknownDefaults      = "W2021"
 	codeNoShare              = "W2022"
 	codeDefaultsProtocol     = "W2023"
+	codeUnweighed            = "W2024"
 )
 
 // note is a diagnostic of one thing. What is suggested for a name that nobody knows depends on all others, so it

@@ -181,16 +181,22 @@ func (b *serviceBuilder) cluster(p *Port, subset string) *Cluster {
 		Plaintext:  b.r.pol.Mesh.Plaintext,
 		Origin:     b.s.Origin,
 	}
-	rule := b.r.ruleOf(p.Service)
-	if rule == nil {
-		return c
+	if rule := b.r.ruleOf(p.Service); rule != nil {
+		c.Traffic, c.Origin = rule.Traffic, rule.Origin
+		if s := subsetOf(rule, subset); s != nil {
+			c.Traffic, c.Origin = override(rule.Traffic, s.Traffic), s.Origin
+		}
 	}
-	c.Traffic, c.Origin = rule.Traffic, rule.Origin
-	if s := subsetOf(rule, subset); s != nil {
-		c.Traffic, c.Origin = override(rule.Traffic, s.Traffic), s.Origin
+	if c.Traffic.LoadBalancer == nil && b.r.sharesOf(p.Service) != nil {
+		c.Traffic.LoadBalancer = byWeight
 	}
 	return c
 }
+
+// byWeight is how the calls to a service are shared between registries unless the policy says otherwise. least_request
+// would give a small share more than its due under load: its endpoints are the ones with fewer requests. Not to be
+// changed; clusters are compared by its pointer.
+var byWeight = &configs.LoadBalancer{Simple: "round_robin"}
 
 func override(t, by configs.TrafficPolicy) configs.TrafficPolicy {
 	if by.LoadBalancer != nil {

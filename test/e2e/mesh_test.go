@@ -29,11 +29,12 @@ type mesh struct {
 	server *process
 	agents map[string]*process // by host
 	bare   []string            // hosts of the policy that get no agent
-	more   string              // of the server's configuration
+	extra  string              // of the server's configuration
 	apps   map[string]*process // by "host/service" or "host/service/instance"
 }
 
-// newMesh starts a mesh from a txtar archive of policy files and waits until everything is ready. Hosts named in bare
+// newMesh starts a mesh from a txtar archive of policy files and waits until everything is ready. The file server.hcl is
+// added to the server's configuration; what is below registry/ stands in DIR/registry. Hosts named in bare
 // get no agent: the test plays them. When the test ends it stops everything, and fails the test if a process is left.
 func newMesh(t *testing.T, policy string, bare ...string) *mesh {
 	t.Helper()
@@ -53,9 +54,31 @@ func prepareMesh(t *testing.T, policy string, bare ...string) *mesh {
 	}
 	t.Cleanup(m.close)
 	for _, f := range txtar.Parse([]byte(policy)).Files {
-		m.write(f.Name, string(f.Data))
+		switch name, ok := strings.CutPrefix(f.Name, "registry/"); {
+		case ok:
+			m.writeRegistry(name, string(f.Data))
+		case f.Name == "server.hcl":
+			m.extra = string(f.Data)
+		default:
+			m.write(f.Name, string(f.Data))
+		}
 	}
 	return m
+}
+
+// writeRegistry puts a file of a static registry in its place, whole at once.
+func (m *mesh) writeRegistry(name, text string) {
+	m.t.Helper()
+	file := m.path("registry", name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := os.WriteFile(file+".new", []byte(m.at(text)), 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		m.t.Fatal(err)
+	}
 }
 
 func (m *mesh) path(elem ...string) string { return filepath.Join(append([]string{m.dir}, elem...)...) }
@@ -128,7 +151,7 @@ policy    = "DIR/policy"
 http      = "127.0.X.1:7500"
 agents    = "127.0.X.1:7501"
 names     = ["127.0.X.1"]
-` + m.more)
+` + m.extra)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		m.t.Fatal(err)
 	}

@@ -1,0 +1,236 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/wattle-mesh/wattle/test/load"
+	"github.com/wattle-mesh/wattle/test/peers"
+)
+
+// registered is a mesh whose services stand in other registries: web calls shop, of Consul, which does not know the
+// protocol, so that it is TCP, and cart, of etcd.
+const registered = `
+-- mesh.hcl --
+mesh { trust_domain = "e2e.example" }
+-- h1.hcl --
+host "h1" {
+  address = "127.0.X.11"
+
+  service "web" {
+    port  = 9000
+    local = "127.0.X.11:9000"
+    upstream "shop" {
+      port = 9080
+      bind = "127.0.X.11:9081"
+    }
+    upstream "cart" {
+      port = 9080
+      bind = "127.0.X.11:9082"
+    }
+  }
+}
+`
+
+// faultSide is how long the load runs on after each fault of a registry.
+const faultSide = 5 * time.Second
+
+// TestRegistriesMayFailUnderLoad kills, cuts off and stalls each registry: nobody who calls its services notices.
+func TestRegistriesMayFailUnderLoad(t *testing.T) {
+	t.Parallel()
+	m := prepareMesh(t, registered)
+	consul, etcd := m.startConsul(t, "127.0.X.50"), m.startEtcd(t, "127.0.X.51")
+	toConsul, toEtcd := peers.NewCable(t, m.at("127.0.X.52"), consul.addr), peers.NewCable(t, m.at("127.0.X.53"), etcd.addr)
+	instance := func(n int) *api.AgentService {
+		return &api.AgentService{ID: fmt.Sprintf("shop-%d", n), Service: "shop", Address: m.at(fmt.Sprintf("127.0.X.%d", 20+n)), Port: 9080}
+	}
+	key := func(n int) (key, value string) {
+		return fmt.Sprintf("/wattle/services/default/cart/i%d", n),
+			fmt.Sprintf(`{"address": %q, "ports": [{"number": 9080, "protocol": "http"}]}`, m.at(fmt.Sprintf("127.0.X.%d", 30+n)))
+	}
+	for n := 1; n <= 3; n++ {
+		m.echo(t, "shop", n, "-tcp", fmt.Sprintf("127.0.X.%d:9080", 20+n))
+		m.echo(t, "cart", n, "-http", fmt.Sprintf("127.0.X.%d:9080", 30+n))
+		consul.register(t, instance(n))
+		k, v := key(n)
+		etcd.put(t, k, v)
+	}
+	m.extra = fmt.Sprintf("registry \"consul\" \"dc1\" { address = \"http://%s\" }\nregistry \"etcd\" \"kv\" { endpoints = [\"http://%s\"] }\n",
+		toConsul.Addr(), toEtcd.Addr())
+	m.startServer()
+	m.sync()
+	m.reached(t, request{Addr: "127.0.X.11:9082"})
+	l, err := load.Start(t.Context(), load.Options{Rate: 100, Targets: []load.Target{
+		{Kind: load.TCP, Addr: m.at("127.0.X.11:9081")}, {Kind: load.Get, Addr: m.at("127.0.X.11:9082")},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Stop()
+	tr := &trial{m, t, l, faultSide}
+	for _, f := range []struct {
+		name   string
+		inject func(t *testing.T)
+	}{
+		{"Consul is killed and comes back", func(t *testing.T) {
+			consul.kill(t)
+			m.failing(t, "dc1")
+			consul.start(t)
+			m.recovered(t, "dc1")
+		}},
+		{"etcd is killed and comes back", func(t *testing.T) {
+			etcd.kill(t)
+			m.failing(t, "kv")
+			etcd.start(t)
+			m.recovered(t, "kv")
+		}},
+		{"both are cut off", func(t *testing.T) {
+			toConsul.Cut()
+			toEtcd.Cut()
+			m.failing(t, "dc1")
+			m.failing(t, "kv")
+			toConsul.Mend()
+			toEtcd.Mend()
+			m.recovered(t, "dc1")
+			m.recovered(t, "kv")
+		}},
+		{"both answer nothing", func(t *testing.T) {
+			toConsul.Stall()
+			toEtcd.Stall()
+			m.failing(t, "dc1")
+			m.failing(t, "kv")
+			toConsul.Flow()
+			toEtcd.Flow()
+			m.recovered(t, "dc1")
+			m.recovered(t, "kv")
+		}},
+		{"both are down while the server restarts", func(t *testing.T) {
+			toConsul.Cut()
+			toEtcd.Cut()
+			m.server.kill(t)
+			m.server.start(t)
+			eventually(t, "the server to serve what it kept", func() error {
+				for _, service := range []string{"shop", "cart"} {
+					if e, err := m.endpoints(service); err != nil || len(e) != 3 {
+						return fmt.Errorf("%s: %d endpoints, %w", service, len(e), err)
+					}
+				}
+				return nil
+			})
+			m.failing(t, "dc1")
+			m.failing(t, "kv")
+			toConsul.Mend()
+			toEtcd.Mend()
+			m.recovered(t, "dc1")
+			m.recovered(t, "kv")
+		}},
+		{"Consul loses all it knew", func(t *testing.T) {
+			consul.wipe(t)
+			m.held(t, "dc1", 3)
+			for n := 1; n <= 3; n++ {
+				consul.register(t, instance(n))
+			}
+			m.recovered(t, "dc1")
+		}},
+		{"etcd loses all it knew but one new key", func(t *testing.T) {
+			etcd.wipe(t)
+			k, v := key(1)
+			etcd.put(t, k, v)
+			m.held(t, "kv", 2)
+			for n := 2; n <= 3; n++ {
+				k, v := key(n)
+				etcd.put(t, k, v)
+			}
+			m.recovered(t, "kv")
+		}},
+	} {
+		tr.fault(f.name, f.inject, noneFailed)
+	}
+	// What is registered and deregistered afterwards is followed: the registries are still read.
+	tr.fault("an instance of each comes, and one goes", func(t *testing.T) {
+		m.echo(t, "shop", 4, "-tcp", "127.0.X.24:9080")
+		m.echo(t, "cart", 4, "-http", "127.0.X.34:9080")
+		k, v := key(4)
+		consul.register(t, instance(4))
+		etcd.put(t, k, v)
+		tr.answered(t, "shop-4", 5)
+		tr.answered(t, "cart-4", 5)
+		k, _ = key(1)
+		consul.deregister(t, "shop-1")
+		etcd.remove(t, k)
+		tr.silent(t, "shop-1", 100)
+		tr.silent(t, "cart-1", 100)
+	}, noneFailed)
+}
+
+// echo starts the echo application outside the mesh. It answers as host NAME-N.
+func (m *mesh) echo(t *testing.T, name string, n int, kind, addr string) {
+	t.Helper()
+	key := fmt.Sprintf("%s-%d", name, n)
+	m.apps[key] = m.process("app-"+key, filepath.Join(suite.bin, "app"), "-name", name, "-host", key, kind, m.at(addr))
+	m.apps[key].start(t)
+	eventually(t, key+" to listen", func() error { return m.alive(dial(t.Context(), m.at(addr)), m.apps[key]) })
+}
+
+// failing waits until the server says that something is wrong with a registry.
+func (m *mesh) failing(t *testing.T, name string) {
+	t.Helper()
+	eventually(t, "registry "+name+" to fail", func() error {
+		if faults := m.faults(name); faults == "" {
+			return fmt.Errorf("it has no fault")
+		}
+		return nil
+	})
+}
+
+// held waits until so many endpoints of a registry are held.
+func (m *mesh) held(t *testing.T, name string, n int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d endpoints of registry %s to be held", n, name), func() error {
+		held := 0
+		for _, r := range m.status().Registries {
+			if r.Name != name {
+				continue
+			}
+			for _, h := range r.Held {
+				held += h.Endpoints
+			}
+		}
+		if held != n {
+			return fmt.Errorf("%d are held: %s", held, m.faults(name))
+		}
+		return nil
+	})
+}
+
+// recovered waits until nothing is wrong with a registry any more.
+func (m *mesh) recovered(t *testing.T, name string) {
+	t.Helper()
+	eventually(t, "registry "+name+" to recover", func() error {
+		if faults := m.faults(name); faults != "" {
+			return errors.New(faults)
+		}
+		return nil
+	})
+}
+
+// faults returns what the server says is wrong with a registry.
+func (m *mesh) faults(name string) string {
+	m.t.Helper()
+	var all []string
+	for _, r := range m.status().Registries {
+		if r.Name != name {
+			continue
+		}
+		for _, d := range r.Diagnostics {
+			all = append(all, d.Summary)
+		}
+	}
+	return strings.Join(all, "; ")
+}
