@@ -50,6 +50,7 @@ type Catalog struct {
 	Gen, PrevGen uint64
 
 	conflicts *iradix.Tree[[]Diagnostic] // by Name.String(), only services on which the sets disagree
+	hosts     *iradix.Tree[[]claim]      // by name, where each host is
 	inputs    inputs
 }
 
@@ -74,14 +75,14 @@ func (c *Catalog) All() iter.Seq[*Service] {
 	}
 }
 
-// Diagnostics lists what the sets disagree about, in the order of the services.
+// Diagnostics lists what the sets disagree about: in the order of the services, then of the hosts.
 func (c *Catalog) Diagnostics() []Diagnostic {
 	var out []Diagnostic
 	it := c.conflicts.Root().Iterator()
 	for _, ds, ok := it.Next(); ok; _, ds, ok = it.Next() {
 		out = append(out, ds...)
 	}
-	return out
+	return append(out, hostDisputes(c.hosts)...)
 }
 
 // MarshalJSON writes the services sorted by name, and what the sets disagree about. Equal inputs give equal

@@ -17,12 +17,12 @@ type inputs struct {
 // Merge joins the sets, those of a lower priority taking precedence, and of equal ones the earlier, and what the agents say of their workloads' health.
 // It is pure, and incremental relative to prev (nil for the first catalog): a set that kept its slice is not
 // looked at, of the others only the pointers of services are compared, and only a service of which a pointer or a
-// health changed is merged again. One that comes out equal keeps its pointer and is not in Changed.
+// health changed is merged again, and one with workloads on a host that is elsewhere now. One that comes out equal keeps its pointer and is not in Changed.
 //
 // Sets are as the Aggregator gives them: checked, sorted, without repeats.
 func Merge(prev *Catalog, sets []Set, health HealthMap) *Catalog {
 	if prev == nil {
-		prev = &Catalog{Services: iradix.New[*Service](), conflicts: iradix.New[[]Diagnostic]()}
+		prev = &Catalog{Services: iradix.New[*Service](), conflicts: iradix.New[[]Diagnostic](), hosts: iradix.New[[]claim]()}
 	}
 	sets = slices.Clone(sets)
 	slices.SortStableFunc(sets, func(a, b Set) int { return cmp.Compare(a.Priority, b.Priority) })
@@ -32,10 +32,17 @@ func Merge(prev *Catalog, sets []Set, health HealthMap) *Catalog {
 		inputs:  inputs{sets, health},
 	}
 	services, conflicts := prev.Services.Txn(), prev.conflicts.Txn()
-	for _, name := range stale(prev.inputs, next.inputs) {
+	places := hosts{prev.hosts.Txn()}
+	names := stale(prev.inputs, next.inputs)
+	if moved := places.move(names, prev.inputs.sets, sets); len(moved) > 0 {
+		names = append(names, moved...)
+		slices.SortFunc(names, Name.Compare)
+		names = slices.Compact(names)
+	}
+	for _, name := range names {
 		key := []byte(name.String())
 		old, _ := services.Get(key)
-		now, disagree := mergeService(name, old, sets, health)
+		now, disagree := mergeService(name, old, sets, health, places)
 		if len(disagree) > 0 {
 			conflicts.Insert(key, disagree)
 		} else {
@@ -51,7 +58,7 @@ func Merge(prev *Catalog, sets []Set, health HealthMap) *Catalog {
 			services.Insert(key, now)
 		}
 	}
-	next.Services, next.conflicts = services.Commit(), conflicts.Commit()
+	next.Services, next.conflicts, next.hosts = services.Commit(), conflicts.Commit(), places.Commit()
 	return next
 }
 

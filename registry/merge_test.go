@@ -113,6 +113,7 @@ func TestMergeFindsAWorkloadByWhereItListens(t *testing.T) {
 
 func TestMergeLetsOneSetDeclareAWorkload(t *testing.T) {
 	operator, agent := inside("s", "h1", "10.0.0.1", ""), inside("s", "h1", "10.6.6.6", "")
+	agent.Workload.Checks = []Check{{Type: "tcp", Port: 80}}
 	more := *agent
 	more.ServicePort, more.Port = 81, 81
 	agentSays := service("s", agent, &more)
@@ -121,7 +122,7 @@ func TestMergeLetsOneSetDeclareAWorkload(t *testing.T) {
 	if len(got.Endpoints) != 1 || got.Endpoints[0].Address != operator.Address || got.Endpoints[0].Workload != operator.Workload {
 		t.Errorf("got %v", got.Endpoints)
 	}
-	if len(ds) != 2 || ds[0].Code != workloadConflict || ds[1].Code != endpointConflict {
+	if len(ds) != 2 || ds[0].Code != workloadConflict || ds[1].Code != hostConflict {
 		t.Errorf("diagnostics: %v", texts(ds))
 	}
 }
@@ -323,5 +324,24 @@ func TestMergeMultipliesWeights(t *testing.T) {
 	s := c.Service(Name{"default", "s"})
 	if a, b := s.Endpoints[0].Weight, s.Endpoints[1].Weight; a != 5 || b != 15 {
 		t.Errorf("weights %d and %d, want 5 and 15", a, b)
+	}
+}
+
+func TestMergeLetsOneSetPlaceAHost(t *testing.T) {
+	a := Set{Name: "a", Services: []*Service{service("web", inside("web", "h1", "10.0.0.1", ""))}}
+	b := Set{Name: "b", Services: []*Service{service("db", inside("db", "h1", "10.0.0.2", ""))}}
+	first := Merge(nil, []Set{a, b}, nil)
+	db := first.Service(Name{"default", "db"}).Endpoints[0]
+	if at := netip.MustParseAddr("10.0.0.1"); db.Address != at || db.Workload.Host.Address != at || b.Services[0].Endpoints[0].Workload.Host.Address == at {
+		t.Errorf("db is at %s, its host at %s", db.Address, db.Workload.Host.Address)
+	}
+	want := []string{"warning W4205: registries disagree about host h1: it is at 10.0.0.1 by a, but at 10.0.0.2 by b"}
+	if d := cmp.Diff(want, texts(first.Diagnostics())); d != "" {
+		t.Error(d)
+	}
+	// The first registry has no workload there any more: the host moves to where the second one says.
+	second := Merge(first, []Set{{Name: "a"}, b}, nil)
+	if db := second.Service(Name{"default", "db"}).Endpoints[0]; db.Address != netip.MustParseAddr("10.0.0.2") || len(second.Changed) != 2 || len(second.Diagnostics()) > 0 {
+		t.Errorf("db is at %s; changed: %v; diagnostics: %v", db.Address, second.Changed, second.Diagnostics())
 	}
 }

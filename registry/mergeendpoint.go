@@ -45,6 +45,7 @@ type joiner struct {
 	// that. Several instances on one host share a place.
 	places map[identity][]*joint
 	owners map[WorkloadKey]owner
+	hosts  hosts
 	d      *dissent
 }
 
@@ -56,8 +57,8 @@ type owner struct {
 }
 
 // mergeEndpoints unites the endpoints, sorted. Those that are equal to one in old, as Merge gave it, keep its pointer.
-func mergeEndpoints(parts []part, old []*Endpoint, health HealthMap, d *dissent) []*Endpoint {
-	j := &joiner{byID: map[identity]*joint{}, d: d}
+func mergeEndpoints(parts []part, old []*Endpoint, health HealthMap, at hosts, d *dissent) []*Endpoint {
+	j := &joiner{byID: map[identity]*joint{}, hosts: at, d: d}
 	j.declare(parts, old)
 	for _, p := range parts {
 		for _, e := range p.Endpoints {
@@ -100,7 +101,12 @@ func (j *joiner) declareOne(p part, e *Endpoint, was map[WorkloadKey]*Workload) 
 	o, known := j.owners[key]
 	if !known {
 		o = owner{source: p.source, Workload: e.Workload}
-		if w := was[key]; w != nil && (w == e.Workload || reflect.DeepEqual(w, e.Workload)) {
+		if h := j.hosts.right(e.Workload.Host); h != e.Workload.Host {
+			o.Workload = new(Workload)
+			*o.Workload = *e.Workload
+			o.Host = h
+		}
+		if w := was[key]; w != nil && (w == o.Workload || reflect.DeepEqual(w, o.Workload)) {
 			o.Workload = w
 		}
 		j.owners[key] = o
@@ -118,15 +124,19 @@ func (j *joiner) declareOne(p part, e *Endpoint, was map[WorkloadKey]*Workload) 
 		return
 	}
 	t := &joint{Endpoint: Endpoint{Address: e.Address, Port: e.Port, ServicePort: e.ServicePort, Workload: o.Workload}}
+	if t.Address == e.Workload.Host.Address {
+		t.Address = o.Host.Address
+	}
 	j.joints = append(j.joints, t)
 	j.byID[id] = t
-	j.places[e.place()] = append(j.places[e.place()], t)
+	j.places[t.place()] = append(j.places[t.place()], t)
 }
 
-// sameAs reports whether two declarations agree, wherever they stand.
+// sameAs reports whether two declarations agree, wherever they stand. Where the host is, is another question.
 func (o owner) sameAs(w *Workload) bool {
 	a, b := *o.Workload, *w
 	a.Origin, b.Origin = "", ""
+	a.Host.Address, a.Host.MeshPort = b.Host.Address, b.Host.MeshPort
 	return reflect.DeepEqual(a, b)
 }
 
@@ -176,7 +186,7 @@ func (t *joint) hear(p part, e *Endpoint, d *dissent) {
 	disagree := func(about string, first, then any) {
 		d.endpoints = append(d.endpoints, fmt.Sprintf("%s of endpoint %s is %v by %s, but %v by %s", about, &t.Endpoint, first, t.by, then, p.source))
 	}
-	if e.Workload != nil && (t.Address != e.Address || t.Port != e.Port) {
+	if e.Workload != nil && (t.Address != e.Address || t.Port != e.Port) && placeOf(t.Workload.Host) == placeOf(e.Workload.Host) {
 		disagree("the place", &t.Endpoint, e)
 	}
 	t.hearMeta(e.Meta, disagree)

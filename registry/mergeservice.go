@@ -16,7 +16,7 @@ type part struct {
 
 // mergeService joins what the sets say about one service; nil if none names it. What comes out as it was in old
 // (nil if there was none) keeps its pointer: endpoints, workloads, the whole.
-func mergeService(name Name, old *Service, sets []Set, health HealthMap) (*Service, []Diagnostic) {
+func mergeService(name Name, old *Service, sets []Set, health HealthMap, places hosts) (*Service, []Diagnostic) {
 	var parts []part
 	for _, set := range sets {
 		if s := set.find(name); s != nil {
@@ -33,10 +33,10 @@ func mergeService(name Name, old *Service, sets []Set, health HealthMap) (*Servi
 		now.Origin = cmp.Or(now.Origin, p.Origin)
 	}
 	if old == nil {
-		now.Endpoints = mergeEndpoints(parts, nil, health, d)
+		now.Endpoints = mergeEndpoints(parts, nil, health, places, d)
 		return now, d.diagnostics(parts)
 	}
-	now.Endpoints = mergeEndpoints(parts, old.Endpoints, health, d)
+	now.Endpoints = mergeEndpoints(parts, old.Endpoints, health, places, d)
 	if now.equal(old) {
 		now = old
 	}
