@@ -346,8 +346,8 @@ func someOf(values []string) string {
 
 // who names an endpoint by its workload, or by the registries that know it.
 func (p *placed) who() string {
-	if p.workload != (registry.WorkloadKey{}) {
-		return "the workload " + p.workload.String()
+	if p.Workload != (registry.WorkloadKey{}) {
+		return "the workload " + p.Workload.String()
 	}
 	return fmt.Sprintf("the endpoint %s outside the mesh (%s)", p.from, strings.Join(p.from.Sources, ", "))
 }

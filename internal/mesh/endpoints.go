@@ -18,8 +18,7 @@ type placement struct {
 // placed is one endpoint as its callers reach it.
 type placed struct {
 	Endpoint
-	from     *registry.Endpoint
-	workload registry.WorkloadKey // zero outside the mesh
+	from *registry.Endpoint
 }
 
 // placeEndpoints decides for each endpoint of a service where it is called: a workload at its host's mesh port,
@@ -82,7 +81,7 @@ func (r *resolver) placeEndpoint(s *registry.Service, port registry.Port, e *reg
 			return p, false
 		}
 	}
-	p.workload = w.Key()
+	p.Workload = w.Key()
 	p.Address, p.Port, p.MTLS = w.Host.Address, w.MeshPort, true
 	return p, w.MeshPort != 0 // without a mesh port it is left out, which is noted once for all of them
 }
@@ -140,7 +139,7 @@ func (p *placement) choose(port uint16, labels map[string]string, shares map[str
 			continue
 		}
 		if last != nil && last.Address == e.Address && last.Port == e.Port {
-			if whole && (last.workload != e.workload || !e.MTLS) {
+			if whole && (last.Workload != e.Workload || !e.MTLS) {
 				p.notes = append(p.notes, sameAddress(p.service, last, e))
 			}
 			continue

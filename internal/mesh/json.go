@@ -65,6 +65,7 @@ type (
 	endpointJSON struct {
 		Address  netip.AddrPort    `json:"address"`
 		MTLS     bool              `json:"mtls"`
+		Workload string            `json:"workload,omitempty"`
 		Priority uint32            `json:"priority,omitempty"`
 		Weight   uint32            `json:"weight"`
 		Health   registry.Health   `json:"health"`
@@ -208,7 +209,11 @@ func (c *Cluster) json() clusterJSON {
 }
 
 func (e Endpoint) json() endpointJSON {
-	return endpointJSON{netip.AddrPortFrom(e.Address, e.Port), e.MTLS, e.Priority, e.Weight, e.Health, e.Locality}
+	workload := ""
+	if e.MTLS {
+		workload = e.Workload.String()
+	}
+	return endpointJSON{netip.AddrPortFrom(e.Address, e.Port), e.MTLS, workload, e.Priority, e.Weight, e.Health, e.Locality}
 }
 
 func (s *Scope) json() scopeJSON {

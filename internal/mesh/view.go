@@ -141,6 +141,7 @@ type Endpoint struct {
 	Weight   uint32          // at least 1
 	Health   registry.Health // Healthy, Unhealthy or Draining
 	Locality registry.Locality
+	Workload registry.WorkloadKey // why it is called over mTLS: the workload that it leads to; zero outside the mesh
 }
 
 // Scope is what one kind of caller needs: an identity and its upstreams. Equal workloads on many hosts share one.
