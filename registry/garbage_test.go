@@ -194,7 +194,7 @@ func FuzzGarbage(f *testing.F) {
 			}
 			h.after(5e9, c.clean...)
 			sound(t, &h.keeper)
-			catalog = Merge(catalog, []Set{{"x", h.served}}, nil)
+			catalog = Merge(catalog, []Set{{Name: "x", Services: h.served}}, nil)
 			if _, err := json.Marshal(catalog); err != nil {
 				t.Error(err)
 			}

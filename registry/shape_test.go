@@ -65,7 +65,7 @@ func TestShapeRenamesWorkloadsWithTheirService(t *testing.T) {
 	if e.Workload.Service.Name != "new" || s.Endpoints[0].Workload.Service.Name != "old" {
 		t.Errorf("the workload is of %s, the published one of %s", e.Workload.Service, s.Endpoints[0].Workload.Service)
 	}
-	if _, faults := inspect("r", out[0][0]); len(faults) > 0 {
+	if faults := inspect("r", out[0][0]).ds; len(faults) > 0 {
 		t.Error(faults)
 	}
 }

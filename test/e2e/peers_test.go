@@ -136,6 +136,14 @@ func (e *etcd) put(t *testing.T, key, value string) {
 	}
 }
 
+// clear removes every key.
+func (e *etcd) clear(t *testing.T) {
+	t.Helper()
+	if _, err := e.client.Delete(limited(t), "", clientv3.WithPrefix()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (e *etcd) remove(t *testing.T, key string) {
 	t.Helper()
 	if _, err := e.client.Delete(limited(t), key); err != nil {

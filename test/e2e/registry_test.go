@@ -1,10 +1,7 @@
 package e2e
 
 import (
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,85 +50,25 @@ func (m *mesh) configure(blocks string) {
 	}
 }
 
-// etcd is a real one, in a folder of the mesh's.
-type etcd struct {
-	*process
-	m *mesh
-}
-
-func (m *mesh) startEtcd() *etcd {
-	m.t.Helper()
-	client, peer := m.at("http://127.0.X.1:2379"), m.at("http://127.0.X.1:2380")
-	binary, err := filepath.Abs("../../.bin/etcd")
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	e := &etcd{m.process("etcd", binary, "--name", "e", "--data-dir", m.path("etcd"), "--listen-client-urls", client, "--advertise-client-urls", client,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "e="+peer), m}
-	m.t.Cleanup(func() {
-		if e.running() {
-			e.kill(m.t)
-		}
-	})
-	e.up()
-	return e
-}
-
-func (e *etcd) up() {
-	e.start(e.m.t)
-	eventually(e.m.t, "etcd to answer", func() error { return e.m.alive(e.ask("kv/range", map[string]string{"key": "eA=="}), e.process) })
-}
-
-// ask sends a request to etcd's JSON gateway.
-func (e *etcd) ask(what string, body map[string]string) error {
-	text, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	resp, err := http.Post(e.m.at("http://127.0.X.1:2379")+"/v3/"+what, "application/json", strings.NewReader(string(text)))
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("etcd: %s", resp.Status)
-	}
-	return nil
-}
-
-func (e *etcd) put(key, address string) {
-	e.m.t.Helper()
-	encode := base64.StdEncoding.EncodeToString
-	value := fmt.Sprintf(`{"address": %q, "ports": [{"number": 9080, "protocol": "http"}]}`, e.m.at(address))
-	if err := e.ask("kv/put", map[string]string{"key": encode([]byte(key)), "value": encode([]byte(value))}); err != nil {
-		e.m.t.Fatal(err)
-	}
-}
-
-func (e *etcd) wipe() {
-	e.m.t.Helper()
-	all := base64.StdEncoding.EncodeToString([]byte{0})
-	if err := e.ask("kv/deleterange", map[string]string{"key": all, "range_end": all}); err != nil {
-		e.m.t.Fatal(err)
-	}
-}
-
 // A real etcd is wiped, killed, and away while the server restarts; shop runs on a host whose agent says that it lives,
-// ghost is where no agent is.
+// ghost is where nobody listens.
 func TestARegistryThatMisbehaves(t *testing.T) {
 	m := newMesh(t, faults+shopOn(3))
-	e := m.startEtcd()
+	e := m.startEtcd(t, "127.0.X.51")
+	put := func(key, address string) {
+		e.put(t, "/wattle/services/default/"+key, fmt.Sprintf(`{"address": %q, "ports": [{"number": 9080, "protocol": "http"}]}`, m.at(address)))
+	}
 	fill := func() {
-		e.put("/wattle/services/default/shop/h2", "127.0.X.12")
-		e.put("/wattle/services/default/shop/h3", "127.0.X.13")
-		e.put("/wattle/services/default/ghost/g1", "127.0.X.99")
+		put("shop/h2", "127.0.X.12")
+		put("shop/h3", "127.0.X.13")
+		put("ghost/g1", "127.0.X.99")
 	}
 	fill()
-	m.configure("registry \"etcd\" \"main\" {\n  endpoints = [\"http://127.0.X.1:2379\"]\n}\n")
+	m.configure("registry \"etcd\" \"main\" {\n  endpoints = [\"http://127.0.X.51:2379\"]\n}\n")
 	whole := func(r registryStatus) bool { return r.State == "synced" && r.Endpoints == 3 }
 	m.registry("main", "read", whole)
 
-	e.wipe()
+	e.clear(t)
 	held := func(r registryStatus) bool {
 		return r.State == "holding" && r.Endpoints == 2 && len(r.Held) == 1 && r.Held[0].Endpoints == 2
 	}
@@ -156,7 +93,7 @@ func TestARegistryThatMisbehaves(t *testing.T) {
 	m.registry("main", "empty after a restart", empty)
 
 	fill()
-	e.put("/wattle/services/default/spirit/s1", "127.0.X.98")
+	put("spirit/s1", "127.0.X.98")
 	more := func(r registryStatus) bool { return r.State == "synced" && r.Endpoints == 4 }
 	m.registry("main", "read again", more)
 	eventually(t, "the set to be on disk", func() error {
@@ -177,7 +114,7 @@ func TestARegistryThatMisbehaves(t *testing.T) {
 	if out := m.wattle("registry", "status"); !strings.Contains(out, "W4301") || !strings.Contains(out, "snapshot") {
 		t.Errorf("wattle registry status does not say what comes from disk:\n%s", out)
 	}
-	e.up()
+	e.start(t)
 	m.registry("main", "read once more", more)
 
 	began := time.Now()
