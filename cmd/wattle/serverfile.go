@@ -101,7 +101,7 @@ func (f *serverFile) apply(cfg *configs.Server) configs.Diagnostics {
 		sources[r.Name] = s
 		entries = append(entries, registry.Entry{
 			Name: r.Name, Type: r.Type, Source: s.Source, SyncTimeout: r.SyncTimeout,
-			Hold: holdOf(r), Snapshot: true, Fingerprint: r.Fingerprint,
+			Hold: holdOf(r), Snapshot: r.Type != "static", Fingerprint: r.Fingerprint,
 		})
 	}
 	if diags.HasErrors() {
