@@ -39,10 +39,14 @@ func Merge(prev *Catalog, sets []Set, health HealthMap) *Catalog {
 		slices.SortFunc(names, Name.Compare)
 		names = slices.Compact(names)
 	}
+	sources := make([][]string, len(sets))
+	for i := range sets {
+		sources[i] = []string{sets[i].Name}
+	}
 	for _, name := range names {
 		key := []byte(name.String())
 		old, _ := services.Get(key)
-		now, disagree := mergeService(name, old, sets, health, places)
+		now, disagree := mergeService(name, old, sets, sources, health, places)
 		if len(disagree) > 0 {
 			conflicts.Insert(key, disagree)
 		} else {

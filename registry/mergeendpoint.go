@@ -32,6 +32,7 @@ func (e *Endpoint) place() identity {
 // joint is one endpoint in the making.
 type joint struct {
 	Endpoint
+	id    identity
 	by    string // the set that was heard first; empty until one was
 	level uint32 // the lowest of the registries' priorities in a failover; zero outside of one
 	times uint32 // the first set's weight
@@ -39,8 +40,8 @@ type joint struct {
 
 // joiner merges the endpoints of one service.
 type joiner struct {
-	joints []*joint
-	byID   map[identity]*joint
+	joints []joint             // with room for all: they are pointed at
+	byID   map[identity]*joint // nil while there are few
 	// places finds workloads' endpoints by where they listen: another registry may know no more of them than
 	// that. Several instances on one host share a place.
 	places map[identity][]*joint
@@ -58,7 +59,14 @@ type owner struct {
 
 // mergeEndpoints unites the endpoints, sorted. Those that are equal to one in old, as Merge gave it, keep its pointer.
 func mergeEndpoints(parts []part, old []*Endpoint, health HealthMap, at hosts, d *dissent) []*Endpoint {
-	j := &joiner{byID: map[identity]*joint{}, hosts: at, d: d}
+	most := 0
+	for _, p := range parts {
+		most += len(p.Endpoints)
+	}
+	j := &joiner{joints: make([]joint, 0, most), hosts: at, d: d}
+	if most > few {
+		j.byID = make(map[identity]*joint, most)
+	}
 	j.declare(parts, old)
 	for _, p := range parts {
 		for _, e := range p.Endpoints {
@@ -66,13 +74,15 @@ func mergeEndpoints(parts []part, old []*Endpoint, health HealthMap, at hosts, d
 		}
 	}
 	out := make([]*Endpoint, 0, len(j.joints))
-	for _, t := range j.joints {
+	for i := range j.joints {
+		t := &j.joints[i]
 		if t.Workload != nil {
 			w := health.word(t.Workload.Key())
 			t.hearHealth(Word{AgentVoice, "", w.Health, w.Reason})
 		}
 		t.settle()
-		out = append(out, &t.Endpoint)
+		e := t.Endpoint // alone: what it took to make it is not kept
+		out = append(out, &e)
 	}
 	slices.SortFunc(out, (*Endpoint).compare)
 	keep(out, old)
@@ -120,15 +130,13 @@ func (j *joiner) declareOne(p part, e *Endpoint, was map[WorkloadKey]*Workload) 
 		return
 	}
 	id := e.identity()
-	if j.byID[id] != nil {
+	if j.find(id) != nil {
 		return
 	}
-	t := &joint{Endpoint: Endpoint{Address: e.Address, Port: e.Port, ServicePort: e.ServicePort, Workload: o.Workload}}
+	t := j.add(id, Endpoint{Address: e.Address, Port: e.Port, ServicePort: e.ServicePort, Workload: o.Workload})
 	if t.Address == e.Workload.Host.Address {
 		t.Address = o.Host.Address
 	}
-	j.joints = append(j.joints, t)
-	j.byID[id] = t
 	j.places[t.place()] = append(j.places[t.place()], t)
 }
 
@@ -154,7 +162,7 @@ func workloads(endpoints []*Endpoint) map[WorkloadKey]*Workload {
 // hear takes in what a set says about one endpoint.
 func (j *joiner) hear(p part, e *Endpoint) {
 	id := e.identity()
-	if t := j.byID[id]; t != nil {
+	if t := j.find(id); t != nil {
 		t.hear(p, e, j.d)
 		return
 	}
@@ -167,10 +175,32 @@ func (j *joiner) hear(p part, e *Endpoint) {
 		}
 		return
 	}
-	t := &joint{Endpoint: Endpoint{Address: e.Address, Port: e.Port, ServicePort: e.ServicePort}}
-	j.joints = append(j.joints, t)
-	j.byID[id] = t
-	t.hear(p, e, j.d)
+	j.add(id, Endpoint{Address: e.Address, Port: e.Port, ServicePort: e.ServicePort}).hear(p, e, j.d)
+}
+
+// few is up to how many endpoints a service is searched without a map.
+const few = 8
+
+// find returns the endpoint of an identity, nil if there is none yet.
+func (j *joiner) find(id identity) *joint {
+	if j.byID != nil {
+		return j.byID[id]
+	}
+	for i := range j.joints {
+		if j.joints[i].id == id {
+			return &j.joints[i]
+		}
+	}
+	return nil
+}
+
+func (j *joiner) add(id identity, e Endpoint) *joint {
+	j.joints = append(j.joints, joint{Endpoint: e, id: id})
+	t := &j.joints[len(j.joints)-1]
+	if j.byID != nil {
+		j.byID[id] = t
+	}
+	return t
 }
 
 // hear adds what a set says to what those before it said.

@@ -11,16 +11,16 @@ type part struct {
 	*Service
 	Standing
 	source  string
-	sources []string // source alone; shared by all endpoints that no other set names
+	sources []string // source alone; shared by all that no other set names
 }
 
 // mergeService joins what the sets say about one service; nil if none names it. What comes out as it was in old
-// (nil if there was none) keeps its pointer: endpoints, workloads, the whole.
-func mergeService(name Name, old *Service, sets []Set, health HealthMap, places hosts) (*Service, []Diagnostic) {
+// (nil if there was none) keeps its pointer: endpoints, workloads, the whole. sources has the name of each set alone.
+func mergeService(name Name, old *Service, sets []Set, sources [][]string, health HealthMap, places hosts) (*Service, []Diagnostic) {
 	var parts []part
-	for _, set := range sets {
+	for i, set := range sets {
 		if s := set.find(name); s != nil {
-			parts = append(parts, part{s, set.Standing, set.Name, []string{set.Name}})
+			parts = append(parts, part{s, set.Standing, set.Name, sources[i]})
 		}
 	}
 	if len(parts) == 0 {
