@@ -164,9 +164,7 @@ func (s *Source) readOnce(ctx context.Context, client *clientv3.Client) error {
 		}
 		from = string(page.Kvs[len(page.Kvs)-1].Key) + "\x00"
 	}
-	if err := s.admit(at, keys); err != nil {
-		return err
-	}
+	s.admit(at, keys)
 	s.table.sweep()
 	return nil
 }
@@ -180,22 +178,13 @@ func (s *Source) page(ctx context.Context, client *clientv3.Client, from string,
 // errClusters is an answer of another cluster than the one before.
 var errClusters = errors.New("the endpoints belong to different clusters, or one was made anew just now; name members of one cluster")
 
-// admit decides whether what was read may replace what was known. Data of another life of the cluster may: it was
-// restored, or its services have registered again. But nothing at all in another life is a cluster that was wiped,
-// and says nothing about instances that were there a moment ago: that is an error, so that the last set stays, until
-// something is registered.
-func (s *Source) admit(at store, keys int) error {
+// admit takes note of which life of the cluster was read. Data of another life replaces what was known, even if there
+// is none: whether a disappearance is believed is the Aggregator's to decide, for all registries alike.
+func (s *Source) admit(at store, keys int) {
 	was := s.store
-	another := was.cluster != 0 && (at.cluster != was.cluster || at.revision < was.revision)
-	if another && keys == 0 && s.table.size > 0 {
-		return fmt.Errorf("the cluster was wiped or replaced: its id was %x and is %x, its revision was %d and is %d, and it has no key under %q; "+
-			"the last set stays until one is written. If the registry is meant to be empty now, restart the server",
-			was.cluster, at.cluster, was.revision, at.revision, s.prefix)
-	}
-	if another {
-		s.log.Warn("etcd's data was restored or replaced, it is taken as it is now", "cluster", fmt.Sprintf("%x", at.cluster),
+	if was.cluster != 0 && (at.cluster != was.cluster || at.revision < was.revision) {
+		s.log.Warn("etcd's data was wiped, restored or replaced, it is taken as it is now", "cluster", fmt.Sprintf("%x", at.cluster),
 			"cluster_before", fmt.Sprintf("%x", was.cluster), "revision", at.revision, "revision_before", was.revision, "keys", keys)
 	}
 	s.store = at
-	return nil
 }
