@@ -75,4 +75,7 @@ var meshCodes = []Code{
 	{"W2024", "shares with a load balancer that does not weigh",
 		"service_defaults share the calls to a service between registries, and a destination_rule says that they go to any endpoint, whatever its weight. The registries with a share get calls by the numbers of their endpoints. A warning.",
 		"Remove the load_balancer, write round_robin or least_request there, or remove registries from the service_defaults."},
+	{"W2025", "the identity of an unknown service",
+		"The identities of service_defaults name a service that no registry knows. Nothing has its identity. A warning.",
+		"Correct the name, or register the service. If it is still to come, there is nothing to do."},
 }

@@ -76,7 +76,7 @@ func mergeEndpoints(parts []part, old []*Endpoint, health HealthMap, at hosts, d
 	out := make([]*Endpoint, 0, len(j.joints))
 	for i := range j.joints {
 		t := &j.joints[i]
-		if t.Workload != nil {
+		if t.Workload != nil && t.Workload.Service == parts[0].Name { // another service's is not called here
 			w := health.word(t.Workload.Key())
 			t.hearHealth(Word{AgentVoice, "", w.Health, w.Reason})
 		}

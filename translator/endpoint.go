@@ -25,7 +25,7 @@ type group struct {
 
 // endpoints translates the endpoints of a cluster, grouped by locality and priority in the order of their first
 // endpoint.
-func endpoints(set *mesh.EndpointSet) (*Resource, error) {
+func endpoints(set *mesh.EndpointSet, domain string) (*Resource, error) {
 	name := clusterName(set.ClusterRef)
 	m := &endpointv3.ClusterLoadAssignment{ClusterName: name}
 	groups, levels := map[group]*endpointv3.LocalityLbEndpoints{}, levels(set.Endpoints)
@@ -38,7 +38,7 @@ func endpoints(set *mesh.EndpointSet) (*Resource, error) {
 			groups[of] = g
 			m.Endpoints = append(m.Endpoints, g)
 		}
-		g.LbEndpoints = append(g.LbEndpoints, endpoint(e))
+		g.LbEndpoints = append(g.LbEndpoints, endpoint(e, domain))
 	}
 	return encode(Key{Type: Endpoint, Name: name}, m, "")
 }
@@ -56,11 +56,16 @@ func levels(endpoints []mesh.Endpoint) map[uint32]uint32 {
 	return out
 }
 
-func endpoint(e *mesh.Endpoint) *endpointv3.LbEndpoint {
+// endpoint translates one endpoint. The name of one that is called as another service replaces the server name of the
+// cluster (UpstreamTlsContext.auto_host_sni).
+func endpoint(e *mesh.Endpoint, domain string) *endpointv3.LbEndpoint {
 	m := &endpointv3.LbEndpoint{
 		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socket(netip.AddrPortFrom(e.Address, e.Port))}},
 		HealthStatus:        health(e.Health),
 		LoadBalancingWeight: wrapperspb.UInt32(max(e.Weight, 1)),
+	}
+	if e.As != 0 {
+		m.GetEndpoint().Hostname = sni(e.Workload.Service, e.As, domain)
 	}
 	if e.MTLS {
 		m.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"envoy.transport_socket_match": mtlsMetadata()}}

@@ -150,7 +150,7 @@ func (t *transaction) draftPort(d *serviceDraft, p *mesh.Port) {
 	}
 	for i, c := range p.Clusters {
 		add(c, func() (*Resource, error) { return cluster(c, t.v.Mesh.Domain) })
-		add(p.Endpoints[i], func() (*Resource, error) { return endpoints(p.Endpoints[i]) })
+		add(p.Endpoints[i], func() (*Resource, error) { return endpoints(p.Endpoints[i], t.v.Mesh.Domain) })
 	}
 	scope.Keys = sortKeys(append(scope.Keys, useKeys(p.Uses)...))
 	d.scopes = append(d.scopes, scope)

@@ -55,7 +55,8 @@ func (p *packer) upstreamTLS(serverName string, identities, prefetch []string) *
 	return &corev3.TransportSocket{
 		Name: "envoy.transport_sockets.tls",
 		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: p.any(&tlsv3.UpstreamTlsContext{
-			Sni: serverName,
+			Sni:         serverName,
+			AutoHostSni: len(identities) > 1, // an endpoint with another service's identity is called as that service
 			CommonTlsContext: &tlsv3.CommonTlsContext{
 				TlsParams:                    tls13(),
 				CustomTlsCertificateSelector: p.callerCertificate(prefetch),

@@ -42,6 +42,42 @@ func (r *resolver) sharesOf(n registry.Name) map[string]uint32 {
 	return nil
 }
 
+// identitiesOf lists the identities that mesh endpoints of service n may have, sorted.
+func (r *resolver) identitiesOf(n registry.Name) []string {
+	out := []string{r.identity(n)}
+	if d := r.defaultsOf(n); d != nil {
+		for _, also := range d.Identities {
+			out = append(out, r.identity(registry.Name(also)))
+		}
+		slices.Sort(out)
+	}
+	return out
+}
+
+// admits reports whether endpoints of service n may have the identity of another one.
+func (r *resolver) admits(n, other registry.Name) bool {
+	d := r.defaultsOf(n)
+	return d != nil && slices.Contains(d.Identities, configs.ServiceRef(other))
+}
+
+// healthAs returns the health of an endpoint of service n that is a workload of another service: the word of the
+// workload's agent, which the catalog has with the workload's own endpoint, counts too.
+func (r *resolver) healthAs(n registry.Name, e *registry.Endpoint, w *Workload) registry.Health {
+	words := slices.Clone(e.Words)
+	if s := r.cat.Service(w.Service); s != nil {
+		i := slices.IndexFunc(s.Endpoints, func(own *registry.Endpoint) bool { return own.Workload != nil && own.Workload.Key() == w.Key() })
+		if i >= 0 {
+			for _, word := range s.Endpoints[i].Words {
+				if word.Voice == registry.AgentVoice {
+					words = append(words, word)
+				}
+			}
+		}
+	}
+	health, _ := registry.HealthRule(r.defaultsOf(n).HealthyIf).Judge(words)
+	return cmp.Or(health, registry.Healthy)
+}
+
 // amend keeps what the service_defaults of service n make of it, and returns that. s is the catalog's word, nil if the
 // service is gone.
 func (r *resolver) amend(s *registry.Service, n registry.Name) *registry.Service {
@@ -164,6 +200,11 @@ func (r *resolver) noteDefaults(s *registry.Service) []note {
 		return nil
 	}
 	var out []note
+	for _, other := range d.Identities {
+		if r.cat.Service(registry.Name(other)) == nil {
+			out = append(out, unknownIdentity(d, s, other))
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(d.Registries)) {
 		if d.Registries[name] > 0 && !slices.ContainsFunc(s.Endpoints, func(e *registry.Endpoint) bool { return slices.Contains(e.Sources, name) }) {
 			out = append(out, noShare(d, s, name))
@@ -201,6 +242,14 @@ func unknownDefaults(d *configs.ServiceDefaults) []note {
 		"It has no effect until the service is registered: register it, or correct the name.").at("service_defaults", "name", "")
 	x.service = n
 	return []note{x}
+}
+
+func unknownIdentity(d *configs.ServiceDefaults, s *registry.Service, other configs.ServiceRef) note {
+	n := registry.Name(other)
+	x := warn(codeUnknownIdentity, d.Origin, fmt.Sprintf("service %q, whose identity endpoints of %q may have, is not known to any registry", short(n), short(s.Name)),
+		"Nothing has that identity. Register the service, or correct the name.").at("service_defaults", "identities", "")
+	x.service = n
+	return x
 }
 
 func noShare(d *configs.ServiceDefaults, s *registry.Service, name string) note {

@@ -42,6 +42,7 @@ const (
 	codeNoShare              = "W2022"
 	codeDefaultsProtocol     = "W2023"
 	codeUnweighed            = "W2024"
+	codeUnknownIdentity      = "W2025"
 )
 
 // note is a diagnostic of one thing. What is suggested for a name that nobody knows depends on all others, so it
@@ -284,8 +285,12 @@ func sameBind(host string, first, second claim) note {
 }
 
 func foreignWorkload(s *registry.Service, e *registry.Endpoint, w *registry.Workload) note {
+	also := ""
+	if e.Workload == nil && w.Service != s.Name {
+		also = fmt.Sprintf(" If its identity will do, add %q to identities of service_defaults %q.", short(w.Service), short(s.Name))
+	}
 	return warn(codeForeignWorkload, s.Origin, fmt.Sprintf("endpoint %s of service %q is the workload %s, which has another identity or port", e, short(s.Name), w.Key()),
-		fmt.Sprintf("The endpoint is left out: calling it in plaintext would go round the workload's identity. Remove it from its registry (%s), or register the workload as this service.", strings.Join(e.Sources, ", "))).at("service", "", "")
+		fmt.Sprintf("The endpoint is left out: calling it in plaintext would go round the workload's identity. Remove it from its registry (%s), or register the workload as this service.%s", strings.Join(e.Sources, ", "), also)).at("service", "", "")
 }
 
 func otherProtocol(s *registry.Service, port registry.Port, w *Workload, own registry.Port) note {
@@ -300,7 +305,7 @@ func noPlaintext(s *registry.Service) note {
 
 func sameAddress(s *registry.Service, first, second *placed) note {
 	return warn(codeSameAddress, s.Origin, fmt.Sprintf("two endpoints of service %q are reached at %s", short(s.Name), netip.AddrPortFrom(first.Address, first.Port)),
-		fmt.Sprintf("A proxy keeps one endpoint of an address and port: %s is kept, %s is left out. Two hosts with one address, or a registry that lists an endpoint twice, are the usual cause: correct the address, or remove the repeated endpoint.", first.who(), second.who())).at("service", "", "")
+		fmt.Sprintf("A proxy keeps one endpoint of an address and port: %s is kept, %s is left out. Two hosts with one address, a registry that lists an endpoint twice, or workloads of several services on one host of which service_defaults lend the identity are the usual cause: correct the address, remove the repeated endpoint, or move a workload to another host.", first.who(), second.who())).at("service", "", "")
 }
 
 // emptySubset is only a warning, because endpoints come and go.

@@ -11,7 +11,7 @@ import (
 // placement is where the endpoints of one service are called.
 type placement struct {
 	service *registry.Service
-	all     []placed // sorted by service port, address, port, mTLS first
+	all     []placed // sorted by service port, address, port, mTLS first, the service's own workloads before others'
 	notes   []note
 }
 
@@ -48,7 +48,7 @@ func (r *resolver) placeEndpoints(s *registry.Service) *placement {
 
 func comparePlaced(a, b placed) int {
 	if c := cmp.Or(cmp.Compare(a.from.ServicePort, b.from.ServicePort), a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port)); c != 0 || a.MTLS == b.MTLS {
-		return c
+		return cmp.Or(c, cmp.Compare(a.As, b.As))
 	}
 	if a.MTLS {
 		return -1
@@ -68,7 +68,10 @@ func (r *resolver) placeEndpoint(s *registry.Service, port registry.Port, e *reg
 			return p, false
 		}
 		w = r.workloads.get(e.Workload.Key().String())
-	} else if w = r.occupant(s.Name, e); w != nil && (w.Service != s.Name || !serves(w, e.ServicePort)) {
+	} else if w = r.occupant(s.Name, e); w != nil && w.Service != s.Name && r.admits(s.Name, w.Service) {
+		p.As = portAt(w, e).Number
+		p.Health = r.healthAs(s.Name, e, w)
+	} else if w != nil && (w.Service != s.Name || !serves(w, e.ServicePort)) {
 		out.notes = append(out.notes, foreignWorkload(s, e, w.Workload))
 		return p, false
 	}
@@ -76,7 +79,7 @@ func (r *resolver) placeEndpoint(s *registry.Service, port registry.Port, e *reg
 		return p, true
 	}
 	for _, own := range w.Ports {
-		if own.Number == port.Number && protocolOf(own.Port).IsHTTP() != protocolOf(port).IsHTTP() {
+		if own.Number == cmp.Or(p.As, port.Number) && protocolOf(own.Port).IsHTTP() != protocolOf(port).IsHTTP() {
 			out.notes = append(out.notes, otherProtocol(s, port, w, own.Port))
 			return p, false
 		}
@@ -92,13 +95,28 @@ func (r *resolver) occupant(n registry.Name, e *registry.Endpoint) *Workload {
 	var found *Workload
 	for _, key := range r.atAddress.get(e.Address.String()) {
 		w := r.workloads.get(key)
-		for _, p := range w.Ports {
-			if p.Local == netip.AddrPortFrom(e.Address, e.Port) {
-				return w
-			}
-			if p.Number == e.Port && (found == nil || w.Service == n && found.Service != n) {
-				found = w
-			}
+		switch p := portAt(w, e); {
+		case p == nil:
+		case p.Local == netip.AddrPortFrom(e.Address, e.Port):
+			return w
+		case found == nil || w.Service == n && found.Service != n:
+			found = w
+		}
+	}
+	return found
+}
+
+// portAt returns the port of a workload that an endpoint at its host's address leads to: the one that listens exactly
+// there, else the one of that number; nil if there is none.
+func portAt(w *Workload, e *registry.Endpoint) *registry.WorkloadPort {
+	var found *registry.WorkloadPort
+	for i := range w.Ports {
+		p := &w.Ports[i]
+		if p.Local == netip.AddrPortFrom(e.Address, e.Port) {
+			return p
+		}
+		if p.Number == e.Port {
+			found = p
 		}
 	}
 	return found

@@ -28,15 +28,23 @@ func (r *resolver) catalogChanges() {
 			r.serviceChanged(n, r.was.service(n, a), r.amend(b, n))
 		}
 	}
-	defaultsChanged := func(d *configs.ServiceDefaults) {
-		n := blockName(d.Block)
+	defaultsChanged := func(old, new *configs.ServiceDefaults) {
+		n := blockName(cmp.Or(old, new).Block)
+		if old != nil {
+			for _, other := range old.Identities {
+				r.lent.remove(registry.Name(other).String(), n)
+			}
+		}
+		if new != nil {
+			for _, other := range new.Identities {
+				r.lent.add(registry.Name(other).String(), n)
+			}
+		}
 		x := r.mark(n)
 		x.clusters, x.endpoints = true, true
 		changed(n, was.Service(n), now.Service(n))
 	}
-	diff(r.was.policy.ServiceDefaults, r.pol.ServiceDefaults, compareDefaults, func(a, b *configs.ServiceDefaults) {
-		defaultsChanged(cmp.Or(a, b))
-	})
+	diff(r.was.policy.ServiceDefaults, r.pol.ServiceDefaults, compareDefaults, defaultsChanged)
 	switch {
 	case was == now:
 	case now.PrevGen != 0 && now.PrevGen == was.Gen:
@@ -56,6 +64,7 @@ func (r *resolver) catalogChanges() {
 		}
 	}
 	r.outside.flush()
+	r.lent.flush()
 }
 
 func (r *resolver) serviceChanged(n registry.Name, was, now *registry.Service) {
@@ -64,6 +73,9 @@ func (r *resolver) serviceChanged(n registry.Name, was, now *registry.Service) {
 	}
 	d := r.mark(n)
 	d.endpoints = true
+	for _, borrower := range r.lent.get(n.String()) {
+		r.mark(borrower).endpoints = true // what this service's agents say of its workloads counts there, too
+	}
 	var none registry.Service
 	a, b := was, now
 	if a == nil {

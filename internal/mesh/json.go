@@ -66,6 +66,7 @@ type (
 		Address  netip.AddrPort    `json:"address"`
 		MTLS     bool              `json:"mtls"`
 		Workload string            `json:"workload,omitempty"`
+		As       string            `json:"as,omitempty"` // the port of another service, as which it is called
 		Priority uint32            `json:"priority,omitempty"`
 		Weight   uint32            `json:"weight"`
 		Health   registry.Health   `json:"health"`
@@ -209,11 +210,14 @@ func (c *Cluster) json() clusterJSON {
 }
 
 func (e Endpoint) json() endpointJSON {
-	workload := ""
+	workload, as := "", ""
 	if e.MTLS {
 		workload = e.Workload.String()
 	}
-	return endpointJSON{netip.AddrPortFrom(e.Address, e.Port), e.MTLS, workload, e.Priority, e.Weight, e.Health, e.Locality}
+	if e.As != 0 {
+		as = clusterName(ClusterRef{Service: e.Workload.Service, Port: e.As})
+	}
+	return endpointJSON{netip.AddrPortFrom(e.Address, e.Port), e.MTLS, workload, as, e.Priority, e.Weight, e.Health, e.Locality}
 }
 
 func (s *Scope) json() scopeJSON {

@@ -207,6 +207,9 @@ func TestTheOrderInWhichThingsCameDoesNotCount(t *testing.T) {
 		for n, s := range w.hosts {
 			adds = append(adds, func() { part.hosts[n] = s })
 		}
+		for k, word := range w.health {
+			adds = append(adds, func() { part.speak(k, word) })
+		}
 		var diags configs.Diagnostics
 		cat = part.catalog(nil)
 		view, diags = Resolve(view, cat, part.policy())

@@ -53,6 +53,7 @@ type resolver struct {
 	steered   index[*configs.VirtualService]
 	ruled     index[*configs.DestinationRule]
 	attached  index[*configs.VirtualService]
+	lent      index[registry.Name]
 	sources   table[*source]
 	users     index[sourceID]
 	workloads table[*Workload]
@@ -112,6 +113,7 @@ func newResolver(prev *View, cat *registry.Catalog, pol *configs.Policy) *resolv
 	r.workloads = tableOf(r.was.workloads)
 	r.onHost, r.atAddress = stringIndex(r.was.onHost), stringIndex(r.was.atAddress)
 	r.callers, r.members = stringIndex(r.was.callers), stringIndex(r.was.members)
+	r.lent = nameIndex(r.was.lent)
 	r.outside, r.runOn = nameIndex(r.was.outside), nameIndex(r.was.runOn)
 	r.notes = tableOf(r.was.notes)
 	r.dirty = map[registry.Name]*dirty{}
@@ -194,7 +196,7 @@ func (r *resolver) finish() (*View, configs.Diagnostics) {
 	slices.Sort(v.Changed.Proxies)
 	v.s = &state{
 		catalog: r.cat, amended: r.amended.done(), policy: r.pol,
-		steered: r.steered.done(), ruled: r.ruled.done(), attached: r.attached.done(),
+		steered: r.steered.done(), ruled: r.ruled.done(), attached: r.attached.done(), lent: r.lent.done(),
 		sources: r.sources.done(), users: r.users.done(),
 		workloads: r.workloads.done(), onHost: r.onHost.done(), atAddress: r.atAddress.done(),
 		callers: r.callers.done(), members: r.members.done(), outside: r.outside.done(), runOn: r.runOn.done(),

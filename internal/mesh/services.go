@@ -177,7 +177,7 @@ func (b *serviceBuilder) cluster(p *Port, subset string) *Cluster {
 	c := &Cluster{
 		ClusterRef: ClusterRef{Service: p.Service, Port: p.Number, Subset: subset},
 		Protocol:   p.Protocol,
-		Identities: []string{b.r.identity(p.Service)},
+		Identities: b.r.identitiesOf(p.Service),
 		Plaintext:  b.r.pol.Mesh.Plaintext,
 		Origin:     b.s.Origin,
 	}

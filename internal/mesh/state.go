@@ -21,6 +21,7 @@ type state struct {
 	steered  *iradix.Tree[[]*configs.VirtualService]  // service -> those that route its callers' requests
 	ruled    *iradix.Tree[[]*configs.DestinationRule] // service -> those for it
 	attached *iradix.Tree[[]*configs.VirtualService]  // gateway -> those it serves
+	lent     *iradix.Tree[[]registry.Name]            // service -> those whose endpoints may have its identity
 
 	sources *iradix.Tree[*source]    // source.key -> what its routes refer to
 	users   *iradix.Tree[[]sourceID] // service -> the sources whose routes refer to it

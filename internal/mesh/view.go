@@ -142,6 +142,7 @@ type Endpoint struct {
 	Health   registry.Health // Healthy, Unhealthy or Draining
 	Locality registry.Locality
 	Workload registry.WorkloadKey // why it is called over mTLS: the workload that it leads to; zero outside the mesh
+	As       uint16               // the port of the workload's service that it is, if that is another service; else zero
 }
 
 // Scope is what one kind of caller needs: an identity and its upstreams. Equal workloads on many hosts share one.

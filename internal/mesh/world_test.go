@@ -22,6 +22,7 @@ type world struct {
 	defaults map[registry.Name]*configs.ServiceDefaults
 	gateways map[registry.Name]*configs.Gateway
 	hosts    map[string]*configs.Host
+	health   registry.HealthMap // nil until an agent speaks
 }
 
 func newWorld() *world {
@@ -53,7 +54,7 @@ func (w *world) policy() *configs.Policy {
 }
 
 func (w *world) catalog(prev *registry.Catalog) *registry.Catalog {
-	return registry.Merge(prev, []registry.Set{{Name: "test", Services: byName(w.services)}}, nil)
+	return registry.Merge(prev, []registry.Set{{Name: "test", Services: byName(w.services)}}, w.health)
 }
 
 var (
@@ -75,6 +76,10 @@ func drawDefaults(t *rapid.T, n registry.Name) *configs.ServiceDefaults {
 	if rapid.Bool().Draw(t, "labelled") {
 		d.Labels = map[string]string{"version": "v1"}
 	}
+	if rapid.Bool().Draw(t, "lent") {
+		other := rapid.SampledFrom(someNames).Draw(t, "other")
+		d.Identities = []configs.ServiceRef{configs.ServiceRef(other)}
+	}
 	if rapid.Bool().Draw(t, "shared") {
 		d.Registries = map[string]uint32{"test": rapid.SampledFrom([]uint32{0, 1}).Draw(t, "share"), "other": 1}
 	}
@@ -84,7 +89,7 @@ func drawDefaults(t *rapid.T, n registry.Name) *configs.ServiceDefaults {
 func (w *world) change(t *rapid.T) string {
 	n := rapid.SampledFrom(someNames).Draw(t, "name")
 	gone := rapid.IntRange(0, 3).Draw(t, "gone") == 0
-	switch rapid.IntRange(0, 10).Draw(t, "what") {
+	switch rapid.IntRange(0, 11).Draw(t, "what") {
 	case 0, 1, 2:
 		set(w.services, n, gone, func() *registry.Service { return drawService(t, n) })
 		return "service " + n.String()
@@ -114,6 +119,12 @@ func (w *world) change(t *rapid.T) string {
 		})
 		return "host " + h
 	case 9:
+		if all := w.workloads(); len(all) > 0 {
+			k := rapid.SampledFrom(all).Draw(t, "workload")
+			w.speak(k, registry.HealthWord{Health: rapid.SampledFrom([]registry.Health{registry.Healthy, registry.Unhealthy}).Draw(t, "agent's word")})
+			return "health of " + k.String()
+		}
+	case 10:
 		set(w.defaults, n, gone, func() *configs.ServiceDefaults { return drawDefaults(t, n) })
 		return "service_defaults " + n.String()
 	}
@@ -123,6 +134,30 @@ func (w *world) change(t *rapid.T) string {
 		w.mesh = &m
 	}
 	return "mesh"
+}
+
+// workloads lists those that the registry names.
+func (w *world) workloads() []registry.WorkloadKey {
+	var out []registry.WorkloadKey
+	for _, s := range byName(w.services) {
+		for _, e := range s.Endpoints {
+			if e.Workload != nil {
+				out = append(out, e.Workload.Key())
+			}
+		}
+	}
+	return out
+}
+
+// speak has the agent of a workload say what its health is.
+func (w *world) speak(k registry.WorkloadKey, word registry.HealthWord) {
+	now := registry.HealthMap{k: word}
+	for k, word := range w.health {
+		if _, has := now[k]; !has {
+			now[k] = word
+		}
+	}
+	w.health = now
 }
 
 func set[K comparable, T any](m map[K]T, key K, gone bool, draw func() T) {

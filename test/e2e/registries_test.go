@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -109,4 +110,99 @@ func TestARegistryStandsInForAnother(t *testing.T) {
 	eventually(t, "all calls to go to the new registry", all("new"))
 	m.writeRegistry("old/shop.hcl", string(text))
 	eventually(t, "all calls to be back", all("old"))
+}
+
+// movedIn is a mesh in which instances of shop are registered with agents under other names, while a registry still
+// names them shop: two of them under the name that shop may have, and one under another.
+const movedIn = `
+-- mesh.hcl --
+mesh { trust_domain = "e2e.example" }
+-- h1.hcl --
+host "h1" {
+  address = "127.0.X.11"
+
+  service "web" {
+    port  = 9000
+    local = "127.0.X.11:9000"
+    upstream "shop" { bind = "127.0.X.11:9081" }
+  }
+}
+-- hosts.hcl --
+host "h2" {
+  address = "127.0.X.12"
+
+  service "shop-new" {
+    port    = 8080
+    local   = "127.0.X.12:9080"
+    meta    = { version = "h2" }
+    command = ["echo"]
+    check "http" { interval = "200ms" }
+  }
+}
+
+host "h3" {
+  address = "127.0.X.13"
+
+  service "shop-new" {
+    port    = 8080
+    local   = "127.0.X.13:9080"
+    meta    = { version = "h3" }
+    command = ["echo"]
+    check "http" { interval = "200ms" }
+  }
+}
+
+host "h4" {
+  address = "127.0.X.14"
+
+  service "shop-spare" {
+    port    = 8080
+    local   = "127.0.X.14:9080"
+    meta    = { version = "h4" }
+    command = ["echo"]
+    check "http" { interval = "200ms" }
+  }
+}
+-- server.hcl --
+registry "static" "old" { path = "DIR/registry/old" }
+-- registry/old/shop.hcl --
+service "shop" {
+  port = 9080
+  endpoint { address = "127.0.X.12" }
+  endpoint { address = "127.0.X.13" }
+  endpoint { address = "127.0.X.14" }
+}
+`
+
+// TestAnEndpointMayHaveTheIdentityOfAnotherService calls instances of shop that have joined the mesh under another
+// name: never in plaintext, not at all until service_defaults admit that identity, then over mTLS as themselves.
+func TestAnEndpointMayHaveTheIdentityOfAnotherService(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t, movedIn)
+	r := request{Addr: "127.0.X.11:9081"}
+	if resp := m.mustCall(t, r); resp.Status != http.StatusServiceUnavailable {
+		t.Errorf("before: status %d from %+v", resp.Status, resp.Answer)
+	}
+	m.change("shop.hcl", "service_defaults \"shop\" {\n  identities = [\"shop-new\"]\n}\n")
+	resp := m.reached(t, r)
+	if got := resp.Answer.CallerID(); got != trustDomain+"/ns/default/svc/web" {
+		t.Errorf("the caller is %q", got)
+	}
+	if got := m.tally(t, 200, r, version); got["h2"]+got["h3"] != 200 || got["h2"] < 50 || got["h3"] < 50 {
+		t.Errorf("calls go to %v", got)
+	}
+	m.apps["h2/shop-new"].kill(t)
+	eventually(t, "the agent's word to count", func() error {
+		if got := m.tally(t, 50, r, version); got["h3"] != 50 {
+			return fmt.Errorf("calls go to %v", got)
+		}
+		return nil
+	})
+	m.change("shop.hcl", "")
+	eventually(t, "the endpoints to be left out again", func() error {
+		if resp := m.mustCall(t, r); resp.Status != http.StatusServiceUnavailable {
+			return fmt.Errorf("status %d from %+v", resp.Status, resp.Answer)
+		}
+		return nil
+	})
 }
