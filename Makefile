@@ -32,7 +32,7 @@ demo: envoy build bin/bookinfo ## Run examples/bookinfo on loopback addresses un
 	@bin/wattle dev examples/bookinfo
 
 .PHONY: test
-test: envoy etcd .bin/consul ## Run all tests, with the race detector, real Envoys and real registries
+test: envoy etcd .bin/consul .bin/nomad ## Run all tests, with the race detector, real Envoys and real registries
 	@all=$$(go list $(PKG)); \
 	e2e=$$(grep '/test/e2e$$' <<<"$$all" || true); rest=$$(grep -v '/test/e2e$$' <<<"$$all" || true); \
 	[ -z "$$rest" ] || go test -race -timeout 20m $$rest; \
@@ -67,7 +67,7 @@ fuzz: ## Fuzz every fuzz target for FUZZTIME (20s)
 	done
 
 .PHONY: tools
-tools: envoy etcd .bin/staticcheck .bin/consul ## Fetch Envoy 1.40.0 and etcd, build the linter and Consul once, into the cache; link them from .bin
+tools: envoy etcd .bin/staticcheck .bin/consul .bin/nomad ## Fetch Envoy 1.40.0 and etcd, build the linter, Consul and Nomad once, into the cache; link them from .bin
 
 .PHONY: envoy
 envoy:
@@ -84,6 +84,10 @@ etcd:
 .PHONY: .bin/consul
 .bin/consul:
 	@tools/gotool.sh -C test/peers/consul consul
+
+.PHONY: .bin/nomad
+.bin/nomad: # its executor needs cgo
+	@CGO_ENABLED=1 tools/gotool.sh -C test/peers/nomad nomad
 
 .PHONY: generate
 generate: ## Generate Go from the .proto files; needs protoc (Debian: protobuf-compiler)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Links the Go tools that are named, at the versions in the go.mod of tools/ or, with -C FOLDER, of another folder, as
-# .bin/NAME. Each is built once for a version of it and of Go, in the cache.
+# .bin/NAME. Each is built once for a version of it and of Go, in the cache; without cgo unless CGO_ENABLED=1.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -18,7 +18,7 @@ for name; do
 	file=$cache/$name-$version-$(go env GOVERSION)
 	if [[ ! -x $file ]]; then
 		echo "$name: building $version"
-		(cd "$module" && CGO_ENABLED=0 go build -trimpath -o "$file.$$" "$path")
+		(cd "$module" && CGO_ENABLED=${CGO_ENABLED:-0} go build -trimpath -o "$file.$$" "$path")
 		mv -f "$file.$$" "$file"
 	fi
 	ln -s "$file" "$here/../.bin/$name.$$"
