@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/wattle-mesh/wattle/registry"
 )
 
 // How connections are used. An agent refuses more than 200 from one address (limits.http_max_conns_per_client), and
@@ -38,7 +40,7 @@ var (
 type client struct {
 	*config
 	api   *api.Client
-	token *token
+	token *registry.TokenFile
 	lanes []*lane // for HTTP/2; none without TLS
 	wide  *lane   // for HTTP/1.1
 
@@ -72,7 +74,7 @@ func (c *config) newLane(d *dialer, most int) (*lane, error) {
 
 // dial makes a client. It reads the files of certificates, but connects to nothing yet.
 func dial(c *config) (*client, error) {
-	cl := &client{config: c, token: &token{path: c.tokenFile}}
+	cl := &client{config: c, token: &registry.TokenFile{Path: c.tokenFile}}
 	var err error
 	if cl.wide, err = c.newLane(c.newDialer(maxPlain), maxPlain); err != nil {
 		return nil, err
@@ -98,7 +100,7 @@ func dial(c *config) (*client, error) {
 
 // RoundTrip implements http.RoundTripper: it adds the token, and what the environment says does not count.
 func (c *client) RoundTrip(req *http.Request) (*http.Response, error) {
-	secret, err := c.token.current()
+	secret, err := c.token.Current()
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +127,7 @@ func (c *client) RoundTrip(req *http.Request) (*http.Response, error) {
 	c.proto = res.ProtoMajor
 	c.mu.Unlock()
 	if res.StatusCode == http.StatusForbidden {
-		c.token.refused()
+		c.token.Refused()
 	}
 	res.Body = &limited{res.Body, maxAnswer}
 	return res, nil

@@ -1,4 +1,4 @@
-package consul
+package registry
 
 import (
 	"fmt"
@@ -8,15 +8,16 @@ import (
 	"time"
 )
 
-// maxToken bounds the size of a token file; Consul's tokens have 36 bytes.
-const maxToken = 4096
+// maxToken bounds the size of a token file, in bytes.
+const maxToken = 16 << 10
 
 // tokenCheck is how long a token is used before its file is looked at again.
 const tokenCheck = time.Second
 
-// token is an ACL token in a file that is replaced from time to time.
-type token struct {
-	path string // empty: there is no token
+// TokenFile is a secret of one line in a file that is replaced from time to time. Its methods may be called from any
+// goroutine.
+type TokenFile struct {
+	Path string // of the file; empty: there is no token
 
 	mu      sync.Mutex
 	secret  string
@@ -24,9 +25,9 @@ type token struct {
 	checked time.Time
 }
 
-// current returns the token, read anew if its file has changed.
-func (t *token) current() (string, error) {
-	if t.path == "" {
+// Current returns the token, read anew if its file has changed, which is looked for once a second. Empty: there is none.
+func (t *TokenFile) Current() (string, error) {
+	if t.Path == "" {
 		return "", nil
 	}
 	t.mu.Lock()
@@ -34,7 +35,7 @@ func (t *token) current() (string, error) {
 	if t.secret != "" && time.Since(t.checked) < tokenCheck {
 		return t.secret, nil
 	}
-	info, err := os.Stat(t.path)
+	info, err := os.Stat(t.Path)
 	if err != nil {
 		return "", fmt.Errorf("token_file: %w", err)
 	}
@@ -43,25 +44,25 @@ func (t *token) current() (string, error) {
 		return t.secret, nil
 	}
 	if info.Size() > maxToken {
-		return "", fmt.Errorf("token_file: %s has %d bytes, a token at most %d", t.path, info.Size(), maxToken)
+		return "", fmt.Errorf("token_file: %s has %d bytes, a token at most %d", t.Path, info.Size(), maxToken)
 	}
-	text, err := os.ReadFile(t.path)
+	text, err := os.ReadFile(t.Path)
 	if err != nil {
 		return "", fmt.Errorf("token_file: %w", err)
 	}
 	secret := strings.TrimSpace(string(text))
 	switch {
 	case secret == "":
-		return "", fmt.Errorf("token_file: %s is empty", t.path)
+		return "", fmt.Errorf("token_file: %s is empty", t.Path)
 	case strings.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return "", fmt.Errorf("token_file: %s holds no token: it has blanks or control characters in it", t.path)
+		return "", fmt.Errorf("token_file: %s holds no token: it has blanks or control characters in it", t.Path)
 	}
 	t.secret, t.read = secret, info
 	return secret, nil
 }
 
-// refused makes the next request read the file, whatever it looks like: Consul did not accept the token.
-func (t *token) refused() {
+// Refused makes the next call of Current read the file, whatever it looks like: the token was not accepted.
+func (t *TokenFile) Refused() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.secret = ""
