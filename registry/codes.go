@@ -29,6 +29,12 @@ const (
 	BadSecrets     = "W4504"
 )
 
+// What Nomad's driver says of single registrations.
+const (
+	RegistrationDropped = "W4601"
+	RegistrationDead    = "W4602"
+)
+
 // What is wrong with the registries of the server's own file.
 const (
 	BadRegistry  = "W4310"
@@ -127,6 +133,10 @@ func Codes() []Code {
 			"Two instances of a service have the same address and port. The one that was registered last is used. Mostly it is one instance that was started anew under another name, and the older entry goes when its lease runs out; else correct one of them."},
 		{BadSecrets, "a registry's password or certificates cannot be read",
 			"The files changed and cannot be used as they are now: the connection stays as it was made before, and they are read again every few seconds. Once that connection ends the registry cannot be read. The message says which file it is and what is wrong."},
+		{RegistrationDropped, "Nomad lists an instance no longer, though it runs",
+			"A registration vanished from Nomad's services, but its allocation runs, its job still declares the service, and its task runs: Nomad is known to lose registrations of healthy instances. The endpoint is used as before until Nomad lists it again, its allocation ends or stops, or a new version of the job has it no more. To end it: stop the allocation, or write keep_dropped = false in the registry's block. A warning."},
+		{RegistrationDead, "Nomad lists an instance that is no more",
+			"The allocation of a registration has ended, or Nomad does not know it. Its address may belong to something else by now, so it is left out. Remove it with nomad service delete SERVICE ID. A warning."},
 	}
 }
 

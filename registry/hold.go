@@ -40,6 +40,7 @@ type absent struct {
 	endpoint *Endpoint
 	service  *Service // the last that had it
 	at       time.Time
+	young    bool // it came and went within the window: it does not count for the share
 	held     bool
 	until    time.Time // if held
 	reason   string    // likewise
@@ -48,7 +49,8 @@ type absent struct {
 // ledger is what moved lately in one service.
 type ledger struct {
 	arrived map[identity]time.Time // the registry names them, but did not when the window began
-	gone    map[identity]*absent   // the other way round, or held
+	gone    map[identity]*absent   // the other way round, or held; or came and went
+	missing int                    // of gone, those that are not young
 	held    int                    // of gone
 	overlay *Service               // what is served while held is not 0
 	over    *Service               // what overlay was made of; nil: the registry names none
@@ -74,7 +76,7 @@ type keeper struct {
 	ledgers       map[Name]*ledger
 	queue         []movement                      // in order of time; some are over already
 	endpoints     int                             // of said
-	arrived, gone int                             // of all ledgers
+	arrived, gone int                             // of all ledgers; gone without the young
 	kept          map[Name]map[identity]time.Time // since when what a restart interrupted was held; until the first set
 }
 
@@ -128,9 +130,11 @@ func (k *keeper) note(old, new *Service, now time.Time) (shrunk bool) {
 			continue
 		}
 		l = k.ledger(name, l)
-		if l.gone[id] != nil { // it is back
+		if a := l.gone[id]; a != nil { // it is back
 			k.forget(l, id)
-			continue
+			if !a.young {
+				continue
+			}
 		}
 		l.arrived[id] = now
 		k.arrived++
@@ -138,17 +142,19 @@ func (k *keeper) note(old, new *Service, now time.Time) (shrunk bool) {
 	}
 	for id, e := range before {
 		l = k.ledger(name, l)
-		if _, young := l.arrived[id]; young { // it came and went: nobody relies on it
+		_, young := l.arrived[id]
+		if young {
 			delete(l.arrived, id)
 			k.arrived--
-			continue
+		} else {
+			k.gone++
+			l.missing++
 		}
 		at := now
 		if since, ok := k.kept[name][id]; ok {
 			at = since
 		}
-		l.gone[id] = &absent{endpoint: e, service: old, at: at}
-		k.gone++
+		l.gone[id] = &absent{endpoint: e, service: old, at: at, young: young}
 		k.queue = append(k.queue, movement{now, name, id})
 		shrunk = true
 	}
@@ -173,8 +179,11 @@ func (k *keeper) forget(l *ledger, id identity) {
 		l.held--
 		l.dirty = true
 	}
+	if !l.gone[id].young {
+		k.gone--
+		l.missing--
+	}
 	delete(l.gone, id)
-	k.gone--
 }
 
 // expire drops what the window has left behind.
@@ -196,14 +205,15 @@ func (k *keeper) expire(now time.Time) {
 		k.close(m.name, l)
 	}
 	k.queue = slices.Delete(k.queue, 0, i)
-	if len(k.queue) > 2*(k.arrived+k.gone)+1024 { // what came and went within the window
+	if len(k.queue) > 2*(k.arrived+k.gone)+1024 { // what moved again within the window
 		k.queue = slices.DeleteFunc(k.queue, func(m movement) bool {
 			l := k.ledgers[m.name]
 			if l == nil {
 				return true
 			}
-			_, arrived := l.arrived[m.id]
-			return !arrived && l.gone[m.id] == nil
+			at, arrived := l.arrived[m.id]
+			a := l.gone[m.id]
+			return !(arrived && at.Equal(m.at)) && !(a != nil && a.at.Equal(m.at))
 		})
 	}
 }
@@ -234,9 +244,9 @@ func (k *keeper) judge(shrunk []Name, now time.Time) {
 		if i, ok := slices.BinarySearchFunc(k.said, name, func(s *Service, n Name) int { return s.Name.Compare(n) }); ok {
 			is = len(k.said[i].Endpoints)
 		}
-		were := is - len(l.arrived) + len(l.gone)
-		if were >= k.o.MinEndpoints && k.o.exceeded(len(l.gone), were) {
-			k.hold(name, l, fmt.Sprintf("%d of the service's %d endpoints disappeared within %s", len(l.gone), were, k.o.Window), now)
+		were := is - len(l.arrived) + l.missing
+		if were >= k.o.MinEndpoints && k.o.exceeded(l.missing, were) {
+			k.hold(name, l, fmt.Sprintf("%d of the service's %d endpoints disappeared within %s", l.missing, were, k.o.Window), now)
 		}
 	}
 }

@@ -91,6 +91,21 @@ func TestMassDisappearanceIsHeld(t *testing.T) {
 			h.after(moment, of("a", 1, 9))
 			h.after(moment, of("a", 1, 2))
 		}, "a: 1 2"},
+		{"what came just now goes with the rest", []*Service{of("a", 1, 4)}, func(h *holding) {
+			h.after(moment, of("a", 1, 5))
+			h.after(moment)
+		}, "a: 1 2 3 4 5"},
+		{"what came just now, went, came and went with the rest", []*Service{of("a", 1, 4)}, func(h *holding) {
+			h.after(moment, of("a", 1, 5))
+			h.after(moment, of("a", 1, 4))
+			h.after(moment, of("a", 1, 5))
+			h.after(moment)
+		}, "a: 1 2 3 4 5"},
+		{"all were replaced just now", []*Service{of("a", 1, 4)}, func(h *holding) {
+			h.dead["10.0.0.1"], h.dead["10.0.0.2"], h.dead["10.0.0.3"], h.dead["10.0.0.4"] = true, true, true, true
+			h.after(moment, of("a", 5, 8))
+			h.after(moment)
+		}, "a: 5 6 7 8"},
 		{"what stays for longer than the window counts", []*Service{of("a", 1, 2)}, func(h *holding) {
 			h.after(moment, of("a", 1, 9))
 			h.after(31*time.Second, of("a", 1, 2))
@@ -121,15 +136,18 @@ func sound(t *testing.T, k *keeper) {
 	t.Helper()
 	arrived, gone := 0, 0
 	for name, l := range k.ledgers {
-		arrived, gone = arrived+len(l.arrived), gone+len(l.gone)
-		held := 0
+		arrived, gone = arrived+len(l.arrived), gone+l.missing
+		held, missing := 0, 0
 		for _, a := range l.gone {
+			if !a.young {
+				missing++
+			}
 			if a.held {
 				held++
 			}
 		}
-		if held != l.held || l.dirty {
-			t.Errorf("%s: %d are held, said to be %d; dirty %t", name, held, l.held, l.dirty)
+		if held != l.held || missing != l.missing || l.dirty {
+			t.Errorf("%s: %d are held, said to be %d; %d missing, said to be %d; dirty %t", name, held, l.held, missing, l.missing, l.dirty)
 		}
 	}
 	if arrived != k.arrived || gone != k.gone || k.endpoints != countEndpoints(k.said) {

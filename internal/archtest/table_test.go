@@ -18,6 +18,7 @@ var ours = map[string][]string{
 	"registry/consul":       {"registry"},
 	"registry/dns":          {"registry"},
 	"registry/etcd":         {"registry"},
+	"registry/nomad":        {"registry"},
 	"registry/builtin":      {"registry", "registry/*"},
 	"registry/registrytest": {"registry"},
 
@@ -113,7 +114,7 @@ var never = []rule{
 		what: []string{"github.com/envoyproxy/go-control-plane/envoy/..."},
 	},
 	{why: "a vendor's SDK stays in its folder", who: []string{"..."}, but: []string{"registry/consul", "test/..."}, what: []string{"github.com/hashicorp/consul/..."}},
-	{why: "a vendor's SDK stays in its folder", who: []string{"..."}, but: []string{"registry/nomad", "adapters/nomad"}, what: []string{"github.com/hashicorp/nomad/..."}},
+	{why: "a vendor's SDK stays in its folder", who: []string{"..."}, but: []string{"registry/nomad", "adapters/nomad", "test/..."}, what: []string{"github.com/hashicorp/nomad/..."}},
 	{why: "a vendor's SDK stays in its folder", who: []string{"..."}, but: []string{"registry/etcd", "internal/store", "test/..."}, what: []string{"go.etcd.io/etcd/..."}},
 	{why: "a vendor's SDK stays in its folder", who: []string{"..."}, but: []string{"registry/dns", "internal/dns"}, what: []string{"github.com/miekg/dns/..."}},
 	{why: "a vendor's SDK stays in its folder", who: []string{"..."}, but: []string{"adapters/systemd"}, what: []string{"github.com/coreos/go-systemd/..."}},

@@ -6,6 +6,7 @@ import (
 	"github.com/wattle-mesh/wattle/registry/consul"
 	"github.com/wattle-mesh/wattle/registry/dns"
 	"github.com/wattle-mesh/wattle/registry/etcd"
+	"github.com/wattle-mesh/wattle/registry/nomad"
 	"github.com/wattle-mesh/wattle/registry/static"
 )
 
@@ -15,6 +16,7 @@ func Drivers() []registry.Driver {
 		consul.Driver(),
 		dns.Driver(),
 		etcd.Driver(),
+		nomad.Driver(),
 		static.Driver(),
 	}
 }

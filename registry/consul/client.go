@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -31,10 +30,7 @@ const (
 	maxAnswer = 256 << 20              // bytes
 )
 
-var (
-	errClosed   = errors.New("the connection is closed")
-	errTooLarge = errors.New("the answer is larger than 256 MB")
-)
+var errClosed = errors.New("the connection is closed")
 
 // client speaks to one Consul agent. It is made anew for every run, so that certificates which were replaced count.
 type client struct {
@@ -129,7 +125,7 @@ func (c *client) RoundTrip(req *http.Request) (*http.Response, error) {
 	if res.StatusCode == http.StatusForbidden {
 		c.token.Refused()
 	}
-	res.Body = &limited{res.Body, maxAnswer}
+	res.Body = registry.AtMost(res.Body, maxAnswer)
 	return res, nil
 }
 
@@ -164,21 +160,6 @@ func (c *client) close() {
 		l.dials.close()
 		l.CloseIdleConnections()
 	}
-}
-
-// limited is the body of an answer that may not be larger than left.
-type limited struct {
-	io.ReadCloser
-	left int64
-}
-
-func (l *limited) Read(p []byte) (int, error) {
-	if l.left <= 0 {
-		return 0, errTooLarge
-	}
-	n, err := l.ReadCloser.Read(p[:min(int64(len(p)), l.left)])
-	l.left -= int64(n)
-	return n, err
 }
 
 // dialer makes connections, up to a number at once, and knows those that are open. The transport alone does not keep to

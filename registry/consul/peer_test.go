@@ -2,17 +2,10 @@ package consul
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"flag"
 	"fmt"
 	"maps"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -24,6 +17,8 @@ import (
 
 	"github.com/hashicorp/consul/api"
 	"go.uber.org/goleak"
+
+	"github.com/wattle-mesh/wattle/test/peers"
 )
 
 // patience is how long a test waits for what has to happen.
@@ -74,14 +69,14 @@ func newPeer(t testing.TB, conf map[string]any) *peer {
 	p := &peer{t: t, dir: t.TempDir()}
 	ports := freePorts(t, 6)
 	p.http, p.tls = at(ports[0]), at(ports[1])
-	p.ca = filepath.Join(p.dir, "ca.pem")
-	cert, key := certificates(t, p.dir)
+	pki := peers.NewPKI(t, p.dir, "consul.example")
+	p.ca = pki.CA
 	p.conf = map[string]any{
 		"server": true, "bootstrap_expect": 1, "node_name": fmt.Sprint("n", ports[0]), "data_dir": filepath.Join(p.dir, "data"),
 		"bind_addr": "127.0.0.1", "client_addr": "127.0.0.1", "log_level": "warn", "disable_update_check": true,
 		"ports": map[string]any{"http": ports[0], "https": ports[1], "server": ports[2], "serf_lan": ports[3], "serf_wan": ports[4],
 			"dns": -1, "grpc": -1, "grpc_tls": ports[5]},
-		"tls":                   map[string]any{"https": map[string]any{"cert_file": cert, "key_file": key}},
+		"tls":                   map[string]any{"https": map[string]any{"cert_file": pki.Cert, "key_file": pki.Key}},
 		"performance":           map[string]any{"raft_multiplier": 1},
 		"connect":               map[string]any{"enabled": false},
 		"retry_interval":        "1s",
@@ -237,43 +232,4 @@ func freePorts(t testing.TB, n int) []int {
 		l.Close()
 	}
 	return out
-}
-
-// certificates writes a CA, and the certificate and key of a server on the loopback address.
-func certificates(t testing.TB, dir string) (certFile, keyFile string) {
-	t.Helper()
-	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "consul"}, NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"consul.example"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-	caKey, key := newKey(t), newKey(t)
-	write(t, filepath.Join(dir, "ca.pem"), "CERTIFICATE", sign(t, ca, ca, caKey, caKey))
-	der, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return write(t, filepath.Join(dir, "cert.pem"), "CERTIFICATE", sign(t, leaf, ca, key, caKey)), write(t, filepath.Join(dir, "key.pem"), "EC PRIVATE KEY", der)
-}
-
-func newKey(t testing.TB) *ecdsa.PrivateKey {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
-func sign(t testing.TB, c, by *x509.Certificate, key, byKey *ecdsa.PrivateKey) []byte {
-	der, err := x509.CreateCertificate(rand.Reader, c, by, &key.PublicKey, byKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return der
-}
-
-func write(t testing.TB, path, kind string, der []byte) string {
-	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }

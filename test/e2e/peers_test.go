@@ -2,15 +2,20 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/consul/api"
+	nomadapi "github.com/hashicorp/nomad/api"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"github.com/wattle-mesh/wattle/test/peers"
 )
 
 // consul is a real Consul server of a mesh.
@@ -82,6 +87,102 @@ func (c *consul) deregister(t *testing.T, id string) {
 	if _, err := c.api.Catalog().Deregister(&api.CatalogDeregistration{Node: "elsewhere", ServiceID: id}, nil); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// nomad is a real Nomad of a mesh: a server, and a client as an agent of its own.
+type nomad struct {
+	*process // the server
+	client   *process
+	addr     string
+	data     string
+	api      *nomadapi.Client
+}
+
+// startNomad starts a Nomad at an address of the mesh, and waits until it takes jobs.
+func (m *mesh) startNomad(t *testing.T, ip string) *nomad {
+	t.Helper()
+	ip = m.at(ip)
+	n := &nomad{addr: ip + ":4646", data: m.path("nomad-server")}
+	t.Cleanup(func() { // when both have ended: what jobs run goes on without them
+		peers.SweepNomad(t, m.path("nomad-client"))
+	})
+	agent := func(name string, conf map[string]any) *process {
+		text, err := json.Marshal(conf)
+		if err == nil {
+			err = os.WriteFile(m.path(name+".json"), text, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		// With AWS_CA_BUNDLE its fingerprinting would fail.
+		p := m.peer(name, "env", "-u", "AWS_CA_BUNDLE", filepath.Join(suite.root, ".bin", "nomad"), "agent", "-config", m.path(name+".json"))
+		p.start(t)
+		return p
+	}
+	conf := peers.NomadConfig(n.data, ip, [3]int{4646, 4647, 4648})
+	client := conf["client"].(map[string]any)
+	conf["client"] = map[string]any{"enabled": false}
+	n.process = agent("nomad", conf)
+	conf = peers.NomadConfig(m.path("nomad-client"), ip, [3]int{5646, 5647, 5648})
+	client["servers"] = []string{ip + ":4647"}
+	conf["server"], conf["client"], conf["name"] = map[string]any{"enabled": false}, client, "w1"
+	var err error
+	if n.api, err = nomadapi.NewClient(&nomadapi.Config{Address: "http://" + n.addr, HttpClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}); err != nil {
+		t.Fatal(err)
+	}
+	n.leads(t)
+	n.client = agent("nomad-client", conf)
+	eventually(t, "Nomad's node to be ready", func() error {
+		nodes, _, err := n.api.Nodes().List(nil)
+		if err == nil && (len(nodes) == 0 || nodes[0].Status != "ready") {
+			err = fmt.Errorf("nodes %v", nodes)
+		}
+		return err
+	})
+	return n
+}
+
+// leads waits until the server leads, and can tell a client who it is: a client that asks before tries again much later.
+func (n *nomad) leads(t *testing.T) {
+	t.Helper()
+	eventually(t, "Nomad's leader", func() error {
+		leader, err := n.api.Status().Leader()
+		if err == nil && leader == "" {
+			err = errors.New("there is none")
+		}
+		if err == nil {
+			var keys []any
+			if _, err = n.api.Raw().Query("/v1/operator/keyring/keys", &keys, nil); err == nil && len(keys) == 0 {
+				err = errors.New("it has no key yet")
+			}
+		}
+		return err
+	})
+}
+
+// wipe kills the server, removes all that it knows and starts it again.
+func (n *nomad) wipe(t *testing.T) {
+	t.Helper()
+	n.kill(t)
+	if err := os.RemoveAll(n.data); err != nil {
+		t.Fatal(err)
+	}
+	n.start(t)
+	n.leads(t)
+}
+
+// run has Nomad run the echo application as an instance of a service. It says that it goes before it does.
+func (m *mesh) nomadRun(t *testing.T, n *nomad, service string, i int, ip string) {
+	t.Helper()
+	key := fmt.Sprintf("%s-%d", service, i)
+	j := peers.NomadJob("default", key, peers.NomadGroup{Name: "g", Service: service, Address: m.at(ip), Port: "9080",
+		Command: []string{filepath.Join(suite.bin, "app"), "-name", service, "-host", key, "-http", m.at(ip) + ":9080"}})
+	delay := 2 * time.Second
+	j.TaskGroups[0].ShutdownDelay = &delay
+	if _, _, err := n.api.Jobs().Register(j, nil); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, key+" to listen", func() error { return dial(t.Context(), m.at(ip)+":9080") })
 }
 
 // etcd is a real etcd server of a mesh.

@@ -167,6 +167,79 @@ func TestRegistriesMayFailUnderLoad(t *testing.T) {
 	}, noneFailed)
 }
 
+// nomadJobs is a mesh of one caller of a service whose instances are jobs.
+const nomadJobs = `
+-- mesh.hcl --
+mesh { trust_domain = "e2e.example" }
+
+service_defaults "api" { protocol = "http" }
+-- h1.hcl --
+host "h1" {
+  address = "127.0.X.11"
+
+  service "web" {
+    port  = 9000
+    local = "127.0.X.11:9000"
+    upstream "api" { bind = "127.0.X.11:9081" }
+  }
+}
+`
+
+// TestNomadMayFailUnderLoad kills, cuts off, stalls and wipes Nomad's server while its jobs are called.
+func TestNomadMayFailUnderLoad(t *testing.T) {
+	t.Parallel()
+	m := prepareMesh(t, nomadJobs)
+	nomad := m.startNomad(t, "127.0.X.54")
+	cable := peers.NewCable(t, m.at("127.0.X.55"), nomad.addr)
+	for n := 1; n <= 3; n++ {
+		m.nomadRun(t, nomad, "api", n, fmt.Sprintf("127.0.X.%d", 40+n))
+	}
+	m.extra = fmt.Sprintf("registry \"nomad\" \"jobs\" { address = \"http://%s\" }\n", cable.Addr())
+	m.startServer()
+	m.sync()
+	m.reached(t, request{Addr: "127.0.X.11:9081"})
+	l, err := load.Start(t.Context(), load.Options{Rate: 100, Targets: []load.Target{
+		{Kind: load.Get, Addr: m.at("127.0.X.11:9081")}, {Kind: load.Post, Addr: m.at("127.0.X.11:9081")},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Stop()
+	tr := &trial{m, t, l, faultSide}
+	tr.fault("the server is killed and comes back", func(t *testing.T) {
+		nomad.kill(t)
+		m.failing(t, "jobs")
+		nomad.start(t)
+		nomad.leads(t)
+		m.recovered(t, "jobs")
+	}, noneFailed)
+	tr.fault("it is cut off", func(t *testing.T) {
+		cable.Cut()
+		m.failing(t, "jobs")
+		cable.Mend()
+		m.recovered(t, "jobs")
+	}, noneFailed)
+	tr.fault("it answers nothing", func(t *testing.T) {
+		cable.Stall()
+		m.failing(t, "jobs")
+		cable.Flow()
+		m.recovered(t, "jobs")
+	}, noneFailed)
+	tr.fault("an instance comes, and one goes", func(t *testing.T) {
+		m.nomadRun(t, nomad, "api", 4, "127.0.X.44")
+		tr.answered(t, "api-4", 5)
+		if _, _, err := nomad.api.Jobs().Deregister("api-1", true, nil); err != nil {
+			t.Fatal(err)
+		}
+		tr.silent(t, "api-1", 100)
+	}, noneFailed)
+	tr.fault("it loses all it knew, and its client is gone", func(t *testing.T) {
+		nomad.client.kill(t) // else it would end what the new server does not know
+		nomad.wipe(t)
+		m.held(t, "jobs", 3)
+	}, noneFailed)
+}
+
 // echo starts the echo application outside the mesh. It answers as host NAME-N.
 func (m *mesh) echo(t *testing.T, name string, n int, kind, addr string) {
 	t.Helper()
