@@ -103,7 +103,12 @@ func (m *mesh) startNomad(t *testing.T, ip string) *nomad {
 	t.Helper()
 	ip = m.at(ip)
 	n := &nomad{addr: ip + ":4646", data: m.path("nomad-server")}
-	t.Cleanup(func() { // when both have ended: what jobs run goes on without them
+	t.Cleanup(func() { // what jobs run goes on without their agent
+		for _, p := range []*process{n.client, n.process} {
+			if p != nil && p.running() {
+				p.kill(t)
+			}
+		}
 		peers.SweepNomad(t, m.path("nomad-client"))
 	})
 	agent := func(name string, conf map[string]any) *process {

@@ -1,6 +1,7 @@
 package peers
 
 import (
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,9 +37,12 @@ func SweepNomad(t testing.TB, dir string) {
 		t.Fatal(err)
 	}
 	for _, x := range procs {
+		if x.PID == os.Getpid() {
+			continue
+		}
+		uses, _ := x.FileDescriptorTargets() // of one that has ended: none
 		cwd, _ := x.Cwd()
-		args, _ := x.CmdLine()
-		if strings.HasPrefix(cwd, dir+"/") || slices.ContainsFunc(args, func(a string) bool { return strings.Contains(a, dir+"/") }) {
+		if slices.ContainsFunc(append(uses, cwd), func(path string) bool { return strings.HasPrefix(path, dir+"/") }) {
 			_ = syscall.Kill(x.PID, syscall.SIGKILL)
 		}
 	}
