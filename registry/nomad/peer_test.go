@@ -24,7 +24,7 @@ import (
 )
 
 // patience is how long a test waits for what has to happen.
-const patience = 90 * time.Second
+const patience = 60 * time.Second
 
 // TestMain lets more tests run at once than there are processors: they mostly wait for Nomad.
 func TestMain(m *testing.M) {
