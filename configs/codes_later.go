@@ -17,4 +17,5 @@ var laterCodes = slices.Concat(
 			"A file of an agent's services_dir has a host block, or a service with endpoint blocks. An agent registers the workloads of its own host and nothing else; the block is ignored. A warning.",
 			"Write the block into the policy folder, or into the folder of a static registry."},
 	},
+	serviceCodes,
 )

@@ -281,6 +281,11 @@ type Service struct {
 	Command   []string          `json:"command,omitempty"`   // what wattle dev runs; a relative program is relative to the folder
 	Env       map[string]string `json:"env,omitempty"`       // for Command
 	Endpoints []*Endpoint       `json:"endpoints,omitempty"` // only outside a host
+
+	// What a registration on the host says to its agent, which tells no server of it.
+	Unit            string   `json:"unit,omitempty"`            // systemd's; whose user may register the workload
+	TTL             Duration `json:"ttl,omitzero"`              // how long a heartbeat counts; zero: none are needed
+	DeregisterAfter Duration `json:"deregister_after,omitzero"` // how long it may be silent; zero: for ever. Not less than TTL
 }
 
 // ServicePort is one port of a service.

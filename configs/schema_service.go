@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
+	"time"
 
 	"github.com/zclconf/go-cty/cty"
 )
@@ -41,6 +43,9 @@ var serviceBlock = through(newBlock(block[serviceFields]{
 		field("weight", whole[uint32](1, 10_000), func(s *serviceFields) *uint32 { return &s.Weight }, "How much of the calls this instance gets, relative to the others. Only for workloads.").or(cty.NumberIntVal(1)),
 		field("command", list(anyText(), 1), func(s *serviceFields) *[]string { return &s.Command }, "What `wattle dev` starts: program and arguments; a relative program is relative to the policy folder. Only for workloads."),
 		field("env", dict(anyText(), "", textKey), func(s *serviceFields) *map[string]string { return &s.Env }, "Environment variables for command."),
+		field("unit", unitName(), func(s *serviceFields) *string { return &s.Unit }, "The systemd unit that runs the workload. Its user may register the workload at the host's agent. Only for workloads."),
+		field("ttl", duration(MinTTL, MaxTTL), func(s *serviceFields) *Duration { return &s.TTL }, "How long a heartbeat (`wattle service heartbeat`) counts; without a newer one the workload is unhealthy. Only for workloads that are registered at an agent.").orText("none are needed"),
+		field("deregister_after", duration(MinTTL, MaxDeregisterAfter), func(s *serviceFields) *Duration { return &s.DeregisterAfter }, "How long the workload may be without a heartbeat until its registration goes. Not less than ttl, which it needs.").orText("it stays"),
 	},
 	blocks: []child[serviceFields]{
 		many("check", checkBlock, func(s *serviceFields) *[]*Check { return &s.Checks }, "A health check that the host's agent runs. Only for workloads."),
@@ -105,8 +110,42 @@ func localKind() kind[netip.AddrPort] {
 
 var localhost = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
+// The bounds of ttl and deregister_after.
+const (
+	MinTTL             = time.Second
+	MaxTTL             = 24 * time.Hour
+	MaxDeregisterAfter = 30 * 24 * time.Hour
+)
+
+// UnitName is what the name of a systemd service unit looks like.
+var UnitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,247}\.service$`) //nolint:gochecknoglobals // constant
+
+func unitName() kind[string] {
+	return checked("string", "a service unit: \"web.service\"", func(d *decoder, s string) bool {
+		if !UnitName.MatchString(s) {
+			d.fail(codeName, fmt.Sprintf("%q is no name of a service unit", short(s)), "Write its whole name: \"web.service\", \"web@1.service\".")
+			return false
+		}
+		return true
+	})
+}
+
+// finishLease checks what is said of heartbeats.
+func finishLease(d *decoder, s *serviceFields) {
+	for _, name := range []string{"ttl", "deregister_after"} {
+		if _, _, ok := d.frame.reader.attr(name); ok && (d.host != nil || d.env.folder != servicesFolder) {
+			d.report(d.at(d.frame, name), Error, codeNotHere, name+" belongs to what is registered at an agent", "Nobody sends heartbeats for a service of the policy. Remove it, or register the workload from its host.")
+			return
+		}
+	}
+	if s.DeregisterAfter != 0 && s.DeregisterAfter < max(s.TTL, Duration(MinTTL)) || s.DeregisterAfter != 0 && s.TTL == 0 {
+		d.report(d.at(d.frame, "deregister_after"), Error, codeRange, "deregister_after without a ttl that is as short", "It counts from the last heartbeat: give a ttl, and deregister_after at least that.")
+	}
+}
+
 func finishService(d *decoder, s *serviceFields) {
 	d.setNamespace(&s.Block)
+	finishLease(d, s)
 	workload := d.host != nil || d.env.folder == servicesFolder && len(s.Endpoints) == 0
 	finishPorts(d, s, workload)
 	if workload {
@@ -114,7 +153,7 @@ func finishService(d *decoder, s *serviceFields) {
 		return
 	}
 	d.unique("service", s.Namespace, s.Name)
-	for _, name := range []string{"instance", "local", "weight", "command", "env"} {
+	for _, name := range []string{"instance", "local", "weight", "command", "env", "unit"} {
 		if _, _, ok := d.frame.reader.attr(name); ok {
 			d.report(d.at(d.frame, name), Error, codeNotHere, name+" belongs to a workload", "A service that stands alone is outside the mesh. Remove it, or move the service into a host block if it is a workload.")
 		}
