@@ -35,6 +35,7 @@ var ours = map[string][]string{
 		"internal/spiffe", "internal/store", "internal/xds", "registry/static"},
 	"internal/agent": {"adapters", "configs", "internal/api", "internal/api/apipb", "internal/mesh/planpb", "internal/spiffe",
 		"internal/xds", "translator"},
+	"internal/systemd": {},
 	"adapters":         {"internal/mesh/planpb"},
 	"adapters/process": {"adapters", "internal/mesh/planpb"},
 
@@ -117,7 +118,7 @@ var never = []rule{
 	{why: "a vendor's SDK stays in its folder", who: []string{"..."}, but: []string{"registry/nomad", "adapters/nomad", "test/..."}, what: []string{"github.com/hashicorp/nomad/..."}},
 	{why: "a vendor's SDK stays in its folder", who: []string{"..."}, but: []string{"registry/etcd", "internal/store", "test/..."}, what: []string{"go.etcd.io/etcd/..."}},
 	{why: "a vendor's SDK stays in its folder", who: []string{"..."}, but: []string{"registry/dns", "internal/dns"}, what: []string{"github.com/miekg/dns/..."}},
-	{why: "a vendor's SDK stays in its folder", who: []string{"..."}, but: []string{"adapters/systemd"}, what: []string{"github.com/coreos/go-systemd/..."}},
+	{why: "a vendor's SDK stays in its folder", who: []string{"..."}, but: []string{"adapters/systemd", "internal/systemd"}, what: []string{"github.com/coreos/go-systemd/..."}},
 	{why: "the database stays in its folder", who: []string{"..."}, but: []string{"internal/store"}, what: []string{"go.etcd.io/bbolt/..."}},
 	{why: "flags are cmd's", who: []string{"..."}, but: []string{"cmd/..."}, what: []string{"github.com/spf13/..."}},
 	{
