@@ -23,29 +23,30 @@ import (
 // maxSocketPath is what the kernel allows for a unix socket's path.
 const maxSocketPath = 107
 
-// Options configure an Agent. All fields are required.
+// Options configure an Agent. All fields are required unless they say otherwise.
 type Options struct {
 	Config  *configs.Agent
 	Log     *slog.Logger
 	Adapter adapters.Adapter // runs the Envoys; its own Run, if it has one, is the caller's to call
+	Units   Units            // nil: there is no systemd, and only root and the agent's user may register workloads
 }
 
 // Agent is one host's daemon. Its parts share values, each of which one part writes and others follow.
 type Agent struct {
-	o    Options
-	node *node
+	o     Options
+	node  *node
+	files *services
+	desk  *desk
 }
 
 // New checks the configuration, makes the folders, and the host's key if there is none yet.
 func New(o Options) (*Agent, error) {
 	cfg := o.Config
-	for _, dir := range []string{cfg.StateDir, cfg.RunDir} {
-		if dir == "" {
-			return nil, errors.New("state_dir and run_dir must be set")
-		}
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, err
-		}
+	if cfg.StateDir == "" || cfg.RunDir == "" {
+		return nil, errors.New("state_dir and run_dir must be set")
+	}
+	if err := errors.Join(os.MkdirAll(cfg.StateDir, 0o700), passable(cfg.RunDir)); err != nil {
+		return nil, err
 	}
 	if err := private(cfg.StateDir); err != nil {
 		return nil, err
@@ -57,7 +58,12 @@ func New(o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{o: o, node: n}, nil
+	files := newServices(o.Log, cfg.ServicesDir, filepath.Join(cfg.StateDir, servicesFile))
+	d, err := newDesk(o.Log, filepath.Join(cfg.StateDir, registeredFile), o.Units, &files.held)
+	if err != nil {
+		return nil, err
+	}
+	return &Agent{o: o, node: n, files: files, desk: d}, nil
 }
 
 // Run joins the mesh if the host has not yet, and serves the host until ctx is done. It returns nil then, else why
@@ -68,10 +74,21 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer lock.Close()
-	err = a.join(ctx)
-	if err == nil {
-		err = a.serve(ctx)
+	door, err := openDoor(filepath.Join(a.o.Config.RunDir, agentSocket), a.desk.uid)
+	if err != nil {
+		return err
 	}
+	g, inner := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.files.run(inner) })
+	g.Go(func() error { return a.desk.run(inner) })
+	g.Go(func() error { return a.desk.serve(inner, door) })
+	g.Go(func() error {
+		if err := a.join(inner); err != nil {
+			return err
+		}
+		return a.serve(inner)
+	})
+	err = g.Wait()
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -91,14 +108,14 @@ func (a *Agent) serve(ctx context.Context) error {
 	var plan value[*planpb.HostPlan] // written by the relay of the host's proxy
 	certs := &certs{log: log, dir: filepath.Join(cfg.StateDir, "certs"), node: a.node, sign: client.Sign}
 	checks := &checks{log: log}
-	services := newServices(log, cfg.ServicesDir, filepath.Join(cfg.StateDir, servicesFile))
 	proxies := &proxies{
 		log: log, adapter: a.o.Adapter, runDir: cfg.RunDir, conn: conn,
 		node: &a.node.held, plan: &plan, certs: &certs.held,
 	}
 	reporter := &reporter{
 		log: log, client: client,
-		plan: &plan, services: &services.held, health: &checks.held, certs: &certs.held, serving: &proxies.serving,
+		plan: &plan, services: &a.desk.held, beats: &a.desk.beats, health: &checks.held, certs: &certs.held, serving: &proxies.serving,
+		judged: a.desk.judged, answered: a.desk.answer,
 	}
 	if cfg.Address.IsValid() {
 		reporter.address = cfg.Address.String()
@@ -109,7 +126,6 @@ func (a *Agent) serve(ctx context.Context) error {
 	g.Go(func() error { return certs.run(ctx, &plan) })
 	g.Go(func() error { return proxies.run(ctx) })
 	g.Go(func() error { return checks.run(ctx, &plan) })
-	g.Go(func() error { return services.run(ctx) })
 	g.Go(func() error { return reporter.run(ctx) })
 	return g.Wait()
 }

@@ -53,6 +53,22 @@ func private(path string) error {
 	return nil
 }
 
+// passable makes a folder that other users may pass through, to the socket that is theirs to use, but not list. What else
+// is in it is closed to them by itself.
+func passable(dir string) error {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return err
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if mode := info.Mode().Perm(); mode&0o011 != 0o011 {
+		return os.Chmod(dir, mode|0o011)
+	}
+	return nil
+}
+
 // lock takes a folder for this process: a second agent on it would fight over its sockets. It is let go when the
 // file is closed, by the kernel at the latest.
 func lock(dir string) (*os.File, error) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -25,6 +26,7 @@ type facts struct {
 	plan    *planpb.HostPlan
 	local   *registrations
 	checked map[workload]health
+	silent  map[workload]health
 	held    holdings
 	serving serving
 	waited  bool // the first plan has had its time
@@ -37,12 +39,15 @@ type reporter struct {
 	client   apipb.NodeClient
 	plan     *value[*planpb.HostPlan]
 	services *value[*registrations]
+	beats    *value[map[workload]health] // of those that lack a heartbeat
 	health   *value[map[workload]health]
 	certs    *value[holdings]
 	serving  *value[serving]
 
-	begun   bool                // something was reported
-	last    map[workload]health // that was
+	judged   *value[map[workload]health] // what was reported; written here
+	answered *value[answered]            // what the server said of it; written here
+
+	begun   bool // something was reported
 	refused []*apipb.Refusal
 }
 
@@ -99,10 +104,11 @@ func (r *reporter) stream(ctx context.Context) error {
 	patience := time.After(firstReport)
 	var f facts
 	for {
-		var planned, registered, checked, certified, served <-chan struct{}
+		var planned, registered, checked, beaten, certified, served <-chan struct{}
 		f.plan, planned = r.plan.Load()
 		f.local, registered = r.services.Load()
 		f.checked, checked = r.health.Load()
+		f.silent, beaten = r.beats.Load()
 		f.held, certified = r.certs.Load()
 		f.serving, served = r.serving.Load()
 		if r.complete(f) {
@@ -119,6 +125,7 @@ func (r *reporter) stream(ctx context.Context) error {
 		case <-planned:
 		case <-registered:
 		case <-checked:
+		case <-beaten:
 		case <-certified:
 		case <-served:
 		case <-patience:
@@ -158,7 +165,7 @@ func (r *reporter) complete(f facts) bool {
 
 // report makes the whole report, with every workload of the plan.
 func (r *reporter) report(f facts) *apipb.ReportRequest {
-	out := &apipb.ReportRequest{Address: r.address, Registrations: f.local.list, Unknown: f.local.unknown, Problems: f.local.problems}
+	out := &apipb.ReportRequest{Address: r.address, Registrations: f.local.list, Unknown: f.local.unknown, Problems: f.local.problems, Revision: f.local.revision}
 	now := map[workload]health{}
 	for _, w := range f.plan.GetWorkloads() {
 		key := workloadOf(w)
@@ -169,7 +176,9 @@ func (r *reporter) report(f facts) *apipb.ReportRequest {
 			Healthy: h.healthy, Reason: h.reason,
 		})
 	}
-	r.last = now
+	if !maps.Equal(now, r.judged.Now()) {
+		r.judged.Set(now)
+	}
 	slices.SortFunc(out.Health, func(a, b *apipb.HealthReport) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Instance, b.Instance))
 	})
@@ -180,7 +189,8 @@ func (r *reporter) report(f facts) *apipb.ReportRequest {
 // its first result, what was reported before holds.
 func (r *reporter) judge(w *planpb.Workload, f facts) health {
 	held, checked := f.held[w.GetIdentity()], f.checked[workloadOf(w)]
-	last, reported := r.last[workloadOf(w)]
+	last, reported := r.judged.Now()[workloadOf(w)]
+	silent, late := f.silent[workloadOf(w)]
 	switch {
 	case held.leaf == nil:
 		return health{reason: strings.TrimSuffix("waiting for certificate: "+held.waiting, ": ")}
@@ -188,6 +198,8 @@ func (r *reporter) judge(w *planpb.Workload, f facts) health {
 		return health{reason: "waiting for the host's Envoy"}
 	case f.serving == servingNo:
 		return health{reason: "the host's Envoy does not run"}
+	case late:
+		return health{reason: silent.reason}
 	case len(probes(w)) == 0:
 		return health{healthy: true}
 	case !checked.known && reported:
@@ -207,4 +219,5 @@ func (r *reporter) answer(resp *apipb.ReportResponse) {
 		}
 	}
 	r.refused = now
+	r.answered.Set(answered{resp.GetRevision(), now})
 }

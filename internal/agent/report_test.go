@@ -33,10 +33,14 @@ func TestAWorkloadTakesRequestsWhenNothingIsInTheWay(t *testing.T) {
 		{"an Envoy that does not start", plain, facts{held: certified, serving: servingNo}, nil, "the host's Envoy does not run"},
 		{"a check under way", checked, facts{held: certified, serving: servingYes}, nil, "its first check is under way"},
 		{"a check that fails", checked, facts{held: certified, serving: servingYes, checked: map[workload]health{key: dead}}, nil, "connection refused"},
+		{"a check that succeeds without a heartbeat", checked, facts{
+			held: certified, serving: servingYes, checked: map[workload]health{key: {known: true, healthy: true}}, silent: map[workload]health{key: {reason: "no heartbeat"}},
+		}, nil, "no heartbeat"},
 		{"a check that succeeds", checked, facts{held: certified, serving: servingYes, checked: map[workload]health{key: {known: true, healthy: true}}}, nil, ""},
 		{"a check that is new for a workload that takes requests", checked, facts{held: certified, serving: servingYes}, map[workload]health{key: {healthy: true}}, ""},
 	} {
-		r := &reporter{last: c.last}
+		r := &reporter{judged: new(value[map[workload]health])}
+		r.judged.Set(c.last)
 		if got := r.judge(c.w, c.facts); got.healthy != (c.reason == "") || got.reason != c.reason {
 			t.Errorf("%s: %+v", c.name, got)
 		}

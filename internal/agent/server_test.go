@@ -83,7 +83,7 @@ func (n *nodeService) Report(s grpc.BidiStreamingServer[apipb.ReportRequest, api
 		n.w.reports = append(n.w.reports, req)
 		refused := n.w.objects
 		n.w.mu.Unlock()
-		if err := s.Send(&apipb.ReportResponse{Refused: refused}); err != nil {
+		if err := s.Send(&apipb.ReportResponse{Refused: refused, Revision: req.GetRevision()}); err != nil {
 			return err
 		}
 	}

@@ -39,6 +39,7 @@ type registrations struct {
 	list     []*apipb.Registration
 	unknown  bool   // the folder cannot be read, nor what it said before
 	problems []byte // configs.Diagnostics as JSON; empty: none
+	revision uint64 // grows with each change; zero: of files alone
 }
 
 func (r *registrations) equal(o *registrations) bool {

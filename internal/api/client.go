@@ -25,6 +25,7 @@ const maxAnswer = 256 << 20
 type ClientOptions struct {
 	Address   string // "127.0.0.1:7500" or "unix:/path"
 	TokenFile string // the admin token, read when a write needs it; reads need none
+	Agent     bool   // Address is an agent's socket, which knows its peers and wants no token
 }
 
 // Client speaks to the HTTP API. Its methods may be called from any goroutine. Their errors match *Error if the
@@ -111,19 +112,37 @@ func get[T any](ctx context.Context, c *Client, path string) (T, error) {
 }
 
 func post[T any](ctx context.Context, c *Client, path string, body any) (T, error) {
+	return send[T](ctx, c, http.MethodPost, path, body)
+}
+
+// send writes. A nil body is none.
+func send[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
 	var none T
-	if c.o.TokenFile == "" {
-		return none, errors.New("this needs the admin token; set WATTLE_TOKEN_FILE to admin.token in the server's state folder")
-	}
-	text, err := os.ReadFile(c.o.TokenFile)
-	if err != nil {
-		return none, fmt.Errorf("admin token: %w; it is in the server's state folder, for the server's user to read", err)
-	}
-	b, err := json.Marshal(body)
+	token, err := c.token()
 	if err != nil {
 		return none, err
 	}
-	return do[T](ctx, c, http.MethodPost, path, strings.TrimSpace(string(text)), b)
+	var b []byte
+	if body != nil {
+		if b, err = json.Marshal(body); err != nil {
+			return none, err
+		}
+	}
+	return do[T](ctx, c, method, path, token, b)
+}
+
+func (c *Client) token() (string, error) {
+	switch {
+	case c.o.Agent:
+		return "", nil
+	case c.o.TokenFile == "":
+		return "", errors.New("this needs the admin token; set WATTLE_TOKEN_FILE to admin.token in the server's state folder")
+	}
+	text, err := os.ReadFile(c.o.TokenFile)
+	if err != nil {
+		return "", fmt.Errorf("admin token: %w; it is in the server's state folder, for the server's user to read", err)
+	}
+	return strings.TrimSpace(string(text)), nil
 }
 
 func do[T any](ctx context.Context, c *Client, method, path, token string, body []byte) (out T, err error) {
@@ -133,12 +152,17 @@ func do[T any](ctx context.Context, c *Client, method, path, token string, body 
 	}
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	if len(body) > 0 {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		if u, ok := errors.AsType[*url.Error](err); ok {
 			err = u.Err // the rest repeats the address
+		}
+		if c.o.Agent {
+			return out, fmt.Errorf("agent at %s: %w; is it running, and is WATTLE_SOCKET right?", c.o.Address, err)
 		}
 		return out, fmt.Errorf("server at %s: %w; is it running, and is WATTLE_ADDR right?", c.o.Address, err)
 	}

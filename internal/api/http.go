@@ -55,7 +55,7 @@ func NewHandler(o HTTPOptions) http.Handler {
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		// The mux itself would answer a known path with another method in plain text.
-		fail(w, &Error{http.StatusNotFound, fmt.Sprintf("there is no %s %s", r.Method, clip(r.URL.Path, 200)), "docs/http-api.md lists what there is"})
+		fail(w, &Error{http.StatusNotFound, fmt.Sprintf("there is no %s %s", r.Method, clip(r.URL.Path, 200)), "docs/http-api.md lists what there is", ""})
 	})
 	return guard(mux)
 }
@@ -86,7 +86,7 @@ func (h *handler) routes() []route {
 }
 
 // errNotReady is the answer while nothing has been published yet.
-var errNotReady = &Error{http.StatusServiceUnavailable, "the server has no policy in force yet", "see wattle status"}
+var errNotReady = &Error{http.StatusServiceUnavailable, "the server has no policy in force yet", "see wattle status", ""}
 
 func (h *handler) read(value func() (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -103,7 +103,7 @@ func (h *handler) write(do func(*http.Request) (any, error)) http.HandlerFunc {
 		if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], h.token[:]) != 1 {
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			fail(w, &Error{http.StatusUnauthorized, "the admin token is missing or wrong",
-				"it is in admin.token in the server's state folder; set WATTLE_TOKEN_FILE to that file"})
+				"it is in admin.token in the server's state folder; set WATTLE_TOKEN_FILE to that file", ""})
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
@@ -112,8 +112,13 @@ func (h *handler) write(do func(*http.Request) (any, error)) http.HandlerFunc {
 	}
 }
 
-// answer writes a value, or the error instead. What is wrong with the server itself is logged, not told.
 func (h *handler) answer(w http.ResponseWriter, r *http.Request, v any, err error) {
+	Respond(h.o.Log, w, r, v, err)
+}
+
+// Respond writes a value as JSON, or the error instead. What is wrong with the machine, not with the request, is logged, not
+// told.
+func Respond(log *slog.Logger, w http.ResponseWriter, r *http.Request, v any, err error) {
 	if err == nil {
 		var text []byte
 		if text, err = json.MarshalIndent(v, "", "  "); err == nil {
@@ -127,11 +132,11 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, v any, err erro
 		return
 	}
 	if errors.Is(err, ErrInput) || errors.Is(err, ca.ErrRequest) {
-		fail(w, &Error{http.StatusBadRequest, err.Error(), ""})
+		fail(w, &Error{http.StatusBadRequest, err.Error(), "", ""})
 		return
 	}
-	h.o.Log.Error("request failed", "path", r.URL.Path, "error", err)
-	fail(w, &Error{http.StatusInternalServerError, "the server cannot do this now", "its log says why"})
+	log.Error("request failed", "path", r.URL.Path, "error", err)
+	fail(w, &Error{http.StatusInternalServerError, "this cannot be done now", "the log says why", ""})
 }
 
 func fail(w http.ResponseWriter, e *Error) {
@@ -238,7 +243,7 @@ func (h *handler) accept(r *http.Request) (any, error) {
 	name := r.PathValue("name")
 	n, ok := h.o.Accept(name)
 	if !ok {
-		return nil, &Error{http.StatusNotFound, fmt.Sprintf("there is no registry %q", clip(name, 64)), "wattle registry status lists them"}
+		return nil, &Error{http.StatusNotFound, fmt.Sprintf("there is no registry %q", clip(name, 64)), "wattle registry status lists them", ""}
 	}
 	return Accepted{n}, nil
 }

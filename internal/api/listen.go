@@ -82,11 +82,11 @@ func guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 		if _, unix := local.(*net.UnixAddr); !unix && !loopbackHost(r.Host) {
-			fail(w, &Error{http.StatusForbidden, fmt.Sprintf("the Host %q is not this machine's loopback", clip(r.Host, 100)), "use 127.0.0.1 or localhost"})
+			fail(w, &Error{http.StatusForbidden, fmt.Sprintf("the Host %q is not this machine's loopback", clip(r.Host, 100)), "use 127.0.0.1 or localhost", ""})
 			return
 		}
 		if site := r.Header.Get("Sec-Fetch-Site"); r.Header.Get("Origin") != "" || site != "" && site != "none" && site != "same-origin" {
-			fail(w, &Error{http.StatusForbidden, "requests of web pages are refused", "use the wattle command or curl"})
+			fail(w, &Error{http.StatusForbidden, "requests of web pages are refused", "use the wattle command or curl", ""})
 			return
 		}
 		w.Header().Set("X-Content-Type-Options", "nosniff")

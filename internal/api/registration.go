@@ -55,7 +55,10 @@ func parseRegistration(node string, r *apipb.Registration) (*configs.Service, er
 		return nil, fmt.Errorf("the registration is for %s/%s, but its body for %s/%s", clip(r.GetNamespace(), 64), clip(r.GetService(), 64), clip(s.Namespace, 64), clip(s.Name, 64))
 	}
 	s.Origin = origin(node, r.GetOrigin())
-	return s, checkService(s)
+	if len(s.Endpoints) > 0 {
+		return nil, errors.New("a host registers workloads, not endpoints elsewhere; those are declared in the policy, or at the server")
+	}
+	return s, CheckService(s)
 }
 
 func decodeService(body []byte) (*configs.Service, error) {
@@ -71,7 +74,8 @@ func decodeService(body []byte) (*configs.Service, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("its body has more than one value")
 	}
-	s.Command, s.Env = nil, nil // for wattle dev on the host itself; the environment may hold secrets
+	s.Unit, s.TTL, s.DeregisterAfter = "", 0, 0 // between the host and its agent
+	s.Command, s.Env = nil, nil                 // for wattle dev on the host itself; the environment may hold secrets
 	return s, nil
 }
 
@@ -90,7 +94,9 @@ func printable(s string) string {
 	}, s)
 }
 
-func checkService(s *configs.Service) error {
+// CheckService says what is wrong with a service that somebody declares over a network or a socket, where configs's loader
+// has not seen to it. One without endpoints is a workload.
+func CheckService(s *configs.Service) error {
 	if err := spiffe.CheckName(s.Namespace); err != nil {
 		return fmt.Errorf("namespace: %w", err)
 	}
@@ -100,8 +106,6 @@ func checkService(s *configs.Service) error {
 	switch {
 	case s.Instance != "" && !instanceName.MatchString(s.Instance):
 		return fmt.Errorf("no instance can be called %q", clip(s.Instance, 64))
-	case len(s.Endpoints) > 0:
-		return errors.New("a host registers workloads, not endpoints elsewhere; those are declared in the policy")
 	case s.Weight < 1 || s.Weight > maxWeight:
 		return fmt.Errorf("weight %d is not from 1 to %d", s.Weight, maxWeight)
 	case len(s.Meta) > maxMeta:
@@ -112,7 +116,7 @@ func checkService(s *configs.Service) error {
 			return fmt.Errorf("meta %q: a key is empty, or an entry longer than %d bytes", clip(k, 64), maxText)
 		}
 	}
-	if err := checkPorts(s.Ports); err != nil {
+	if err := checkPorts(s); err != nil {
 		return err
 	}
 	if err := checkChecks(s); err != nil {
@@ -121,7 +125,8 @@ func checkService(s *configs.Service) error {
 	return checkUpstreams(s.Upstreams)
 }
 
-func checkPorts(ports []configs.ServicePort) error {
+func checkPorts(s *configs.Service) error {
+	ports := s.Ports
 	if len(ports) == 0 || len(ports) > maxPorts {
 		return fmt.Errorf("%d ports, a service has 1 to %d", len(ports), maxPorts)
 	}
@@ -135,7 +140,7 @@ func checkPorts(ports []configs.ServicePort) error {
 			return fmt.Errorf("port %d: unknown protocol %q", p.Number, clip(p.Protocol, 64))
 		case len(p.Name) > 128:
 			return fmt.Errorf("port %d: its name is too long", p.Number)
-		case !p.Local.IsValid() || p.Local.Port() == 0 || !machine(p.Local.Addr()):
+		case len(s.Endpoints) == 0 && (!p.Local.IsValid() || p.Local.Port() == 0 || !machine(p.Local.Addr())):
 			return fmt.Errorf("port %d: %s is no address where an application listens", p.Number, p.Local)
 		}
 	}

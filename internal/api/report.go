@@ -40,6 +40,7 @@ func (n *Node) Report(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb
 	defer n.o.Registrar.close(who.Node, number)
 	reports, ended := receive(stream, n.reports.of(who.Node))
 	var told []refusal
+	var revision uint64
 	var changed <-chan struct{} // nil before the first report
 	for {
 		select {
@@ -51,6 +52,7 @@ func (n *Node) Report(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb
 			if _, err := n.o.Registrar.report(who.Node, number, s); err != nil {
 				return status.Error(codes.Aborted, err.Error())
 			}
+			revision = req.GetRevision()
 		case <-changed:
 			if now, _ := n.o.Registrar.refusals(who.Node); slices.Equal(now, told) {
 				_, changed = n.o.Registrar.refusals(who.Node)
@@ -65,7 +67,7 @@ func (n *Node) Report(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb
 			return err
 		}
 		told, changed = n.o.Registrar.refusals(who.Node)
-		if err := stream.Send(response(told)); err != nil {
+		if err := stream.Send(response(told, revision)); err != nil {
 			return err
 		}
 	}
@@ -101,8 +103,8 @@ func receive(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb.ReportRe
 	return reports, ended
 }
 
-func response(refused []refusal) *apipb.ReportResponse {
-	out := &apipb.ReportResponse{}
+func response(refused []refusal, revision uint64) *apipb.ReportResponse {
+	out := &apipb.ReportResponse{Revision: revision}
 	for _, r := range refused {
 		out.Refused = append(out.Refused, &apipb.Refusal{Namespace: r.namespace, Service: r.service, Instance: r.instance, Origin: r.origin, Reason: r.reason})
 	}

@@ -457,7 +457,7 @@ func FuzzRegistration(f *testing.F) {
 			t.Fatalf("accepted, but cannot be kept: %v", err)
 		}
 		again, err := decodeService(kept.Body)
-		if err != nil || checkService(again) != nil {
+		if err != nil || CheckService(again) != nil {
 			t.Fatalf("accepted, but not when read again: %v", err)
 		}
 	})

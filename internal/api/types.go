@@ -144,12 +144,17 @@ type Error struct {
 	Status  int    `json:"-"` // of HTTP
 	Message string `json:"error"`
 	Remedy  string `json:"remedy,omitempty"`
+	Code    string `json:"code,omitempty"` // wattle explain knows it
 }
 
-// Error returns the message and the remedy.
+// Error returns the message, the remedy and the code.
 func (e *Error) Error() string {
-	if e.Remedy == "" {
-		return e.Message
+	text := e.Message
+	if e.Remedy != "" {
+		text += "; " + e.Remedy
 	}
-	return e.Message + "; " + e.Remedy
+	if e.Code != "" {
+		text += " (" + e.Code + ")"
+	}
+	return text
 }

@@ -213,7 +213,9 @@ type ReportRequest struct {
 	// What is wrong with the declarations: configs.Diagnostics as JSON. Empty: nothing.
 	Problems []byte `protobuf:"bytes,5,opt,name=problems,proto3" json:"problems,omitempty"`
 	// The declarations cannot be read, and never could: what was registered before holds.
-	Unknown       bool `protobuf:"varint,6,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	Unknown bool `protobuf:"varint,6,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	// Grows whenever registrations change. The answer repeats it, so that the agent knows what it is about.
+	Revision      uint64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -288,6 +290,13 @@ func (x *ReportRequest) GetUnknown() bool {
 		return x.Unknown
 	}
 	return false
+}
+
+func (x *ReportRequest) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 type Registration struct {
@@ -446,6 +455,7 @@ func (x *HealthReport) GetReason() string {
 type ReportResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Refused       []*Refusal             `protobuf:"bytes,1,rep,name=refused,proto3" json:"refused,omitempty"`
+	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // of the last report
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -485,6 +495,13 @@ func (x *ReportResponse) GetRefused() []*Refusal {
 		return x.Refused
 	}
 	return nil
+}
+
+func (x *ReportResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 type Refusal struct {
@@ -578,14 +595,15 @@ const file_internal_api_apipb_agent_proto_rawDesc = "" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x14\n" +
 	"\x05roots\x18\x02 \x03(\fR\x05roots\x127\n" +
 	"\tnot_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12\x1a\n" +
-	"\bidentity\x18\x04 \x01(\tR\bidentity\"\xec\x01\n" +
+	"\bidentity\x18\x04 \x01(\tR\bidentity\"\x88\x02\n" +
 	"\rReportRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1b\n" +
 	"\tmesh_port\x18\x02 \x01(\rR\bmeshPort\x12=\n" +
 	"\rregistrations\x18\x03 \x03(\v2\x17.wattle.v1.RegistrationR\rregistrations\x12/\n" +
 	"\x06health\x18\x04 \x03(\v2\x17.wattle.v1.HealthReportR\x06health\x12\x1a\n" +
 	"\bproblems\x18\x05 \x01(\fR\bproblems\x12\x18\n" +
-	"\aunknown\x18\x06 \x01(\bR\aunknown\"\x8e\x01\n" +
+	"\aunknown\x18\x06 \x01(\bR\aunknown\x12\x1a\n" +
+	"\brevision\x18\a \x01(\x04R\brevision\"\x8e\x01\n" +
 	"\fRegistration\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
@@ -597,9 +615,10 @@ const file_internal_api_apipb_agent_proto_rawDesc = "" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\tR\binstance\x12\x18\n" +
 	"\ahealthy\x18\x04 \x01(\bR\ahealthy\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\">\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"Z\n" +
 	"\x0eReportResponse\x12,\n" +
-	"\arefused\x18\x01 \x03(\v2\x12.wattle.v1.RefusalR\arefused\"\x8d\x01\n" +
+	"\arefused\x18\x01 \x03(\v2\x12.wattle.v1.RefusalR\arefused\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"\x8d\x01\n" +
 	"\aRefusal\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +

@@ -1,0 +1,356 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/internal/api"
+	"github.com/wattle-mesh/wattle/internal/api/apipb"
+)
+
+// registeredFile keeps what was registered through the socket.
+const registeredFile = "registered.json"
+
+// What the server takes of one host, and what is taken through the socket: together it is far less than the server reads.
+const (
+	maxReported   = 256
+	maxRegistered = 128
+	maxOfUser     = 32 // root has no limit of its own
+)
+
+// desk is where the workloads of this host are registered: by the files of services.d and, through the socket, by the
+// host's users. What both say is reported as one. Its methods may be called from any goroutine.
+type desk struct {
+	log    *slog.Logger
+	keep   string // path of what was registered through the socket
+	uid    uint32 // of the agent
+	units  Units  // nil: no systemd
+	local  func() ([]address, error)
+	files  *value[*registrations]
+	answer *value[answered]            // what the server said last
+	judged *value[map[workload]health] // what was reported last
+	wake   chan struct{}               // has an element if run should look again
+
+	held  value[*registrations]      // what is reported; nil until the files are known
+	beats value[map[workload]health] // of those that lack a heartbeat
+
+	mu       sync.Mutex
+	own      map[workload]*entry // through the socket
+	declared map[workload]*entry // by files
+	since    map[workload]uint64 // the revision that brought a registration, of what is in held
+	heard    map[workload]time.Time
+	revision uint64
+	paces    paces
+}
+
+// entry is one registration. Immutable but for what others say of it.
+type entry struct {
+	Service    *configs.Service `json:"service"`
+	UID        uint32           `json:"uid"`
+	Registered time.Time        `json:"registered"`
+	file       bool             // UID and Registered mean nothing
+	wire       *apipb.Registration
+}
+
+// answered is what the server said of a report.
+type answered struct {
+	revision uint64 // of the registrations in that report
+	refused  []*apipb.Refusal
+}
+
+func (e *entry) key() workload {
+	return workload{e.Service.Namespace, e.Service.Name, e.Service.Instance}
+}
+
+// finish makes what the server is told: what is between the host and its agent is left out.
+func (e *entry) finish() *entry {
+	s := *e.Service
+	s.Unit, s.TTL, s.DeregisterAfter = "", 0, 0
+	body, _ := json.Marshal(&s) // plain data: it cannot fail
+	e.wire = &apipb.Registration{Namespace: s.Namespace, Service: s.Name, Instance: s.Instance, Body: body, Origin: e.origin()}
+	return e
+}
+
+// origin says where a registration comes from.
+func (e *entry) origin() string {
+	switch {
+	case e.file:
+		return e.Service.Origin
+	case e.Service.Origin == "":
+		return fmt.Sprintf("wattle service register by uid %d", e.UID)
+	}
+	return fmt.Sprintf("wattle service register by uid %d of %s", e.UID, e.Service.Origin)
+}
+
+// newDesk loads what was registered before.
+func newDesk(log *slog.Logger, keep string, units Units, files *value[*registrations]) (*desk, error) {
+	d := &desk{
+		log: log, keep: keep, uid: uint32(os.Geteuid()), units: units, local: addresses, files: files,
+		answer: new(value[answered]), judged: new(value[map[workload]health]), wake: make(chan struct{}, 1),
+		own: map[workload]*entry{}, declared: map[workload]*entry{}, since: map[workload]uint64{}, heard: map[workload]time.Time{},
+		paces: paces{users: map[uint32]*pace{}},
+	}
+	text, err := os.ReadFile(keep)
+	if errors.Is(err, fs.ErrNotExist) {
+		return d, nil
+	}
+	var all []*entry
+	if err == nil {
+		err = json.Unmarshal(text, &all)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("what was registered with wattle service register: %s: %w; restore it, or remove it and register again", keep, err)
+	}
+	for _, e := range all {
+		if e == nil || e.Service == nil {
+			return nil, fmt.Errorf("what was registered with wattle service register: %s has an empty entry; restore it, or remove it and register again", keep)
+		}
+		d.own[e.key()] = e.finish()
+	}
+	return d, nil
+}
+
+// run follows the files and the clock until ctx is done.
+func (d *desk) run(ctx context.Context) error {
+	for {
+		files, changed := d.files.Load()
+		d.mu.Lock()
+		d.take(files)
+		next, any := d.refresh(time.Now())
+		d.mu.Unlock()
+		var due <-chan time.Time
+		if any {
+			t := time.NewTimer(time.Until(next))
+			defer t.Stop()
+			due = t.C
+		}
+		select {
+		case <-changed:
+		case <-d.wake:
+		case <-due:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// take brings in what the files declare. The caller holds d.mu.
+func (d *desk) take(files *registrations) {
+	if files == nil {
+		return
+	}
+	next := make(map[workload]*entry, len(files.list))
+	for _, r := range files.list {
+		key := workload{r.GetNamespace(), r.GetService(), r.GetInstance()}
+		s := new(configs.Service)
+		if err := json.Unmarshal(r.GetBody(), s); err != nil {
+			d.log.Error("a registration of a file cannot be read", "place", r.GetOrigin(), "error", err)
+			continue
+		}
+		s.Origin = r.GetOrigin()
+		e := (&entry{Service: s, file: true}).finish()
+		if old := d.declared[key]; old != nil && proto.Equal(old.wire, e.wire) && sameLease(old.Service, s) {
+			e = old
+		}
+		next[key] = e
+	}
+	d.declared = next
+}
+
+func sameLease(a, b *configs.Service) bool {
+	return a.Unit == b.Unit && a.TTL == b.TTL && a.DeregisterAfter == b.DeregisterAfter
+}
+
+// all returns the registrations, those of files first for one workload. Sorted by workload.
+func (d *desk) all() []*entry {
+	out := slices.AppendSeq(slices.Collect(maps.Values(d.declared)), maps.Values(d.own))
+	slices.SortFunc(out, func(a, b *entry) int {
+		x, y := a.key(), b.key()
+		file := func(e *entry) int {
+			if e.file {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(x.namespace, y.namespace), cmp.Compare(x.service, y.service), cmp.Compare(x.instance, y.instance), cmp.Compare(file(a), file(b)))
+	})
+	return out
+}
+
+// refresh brings heartbeats and what is reported up to date, and returns when time alone changes something again. The
+// caller holds d.mu.
+func (d *desk) refresh(now time.Time) (next time.Time, any bool) {
+	late, gone, next, any := d.lease(now)
+	for _, e := range gone {
+		d.log.Warn("a workload that was silent is deregistered", "workload", e.key().String(), "after", time.Duration(e.Service.DeregisterAfter))
+		delete(d.own, e.key())
+		delete(d.heard, e.key())
+	}
+	if len(gone) > 0 {
+		if err := d.save(d.own); err != nil {
+			d.log.Error("keep the registrations on disk", "error", err)
+		}
+	}
+	if !maps.Equal(late, d.beats.Now()) {
+		d.beats.Set(late)
+	}
+	d.lay(d.files.Now(), now)
+	return next, any
+}
+
+// lay makes what is reported. The caller holds d.mu.
+func (d *desk) lay(files *registrations, now time.Time) {
+	if files == nil {
+		return
+	}
+	out := &registrations{unknown: files.unknown, problems: files.problems}
+	since := make(map[workload]uint64, len(d.since))
+	old := d.held.Now()
+	before := map[workload]*apipb.Registration{}
+	if old != nil {
+		for _, r := range old.list {
+			before[workload{r.GetNamespace(), r.GetService(), r.GetInstance()}] = r
+		}
+	}
+	for _, e := range d.all() {
+		key := e.key()
+		if _, twice := since[key]; twice || len(out.list) == maxReported || e.file && d.expired(e, now) {
+			continue
+		}
+		out.list = append(out.list, e.wire)
+		since[key] = d.revision + 1
+		if proto.Equal(before[key], e.wire) {
+			since[key] = d.since[key]
+		}
+	}
+	if out.equal(old) {
+		d.since = since
+		return
+	}
+	d.revision++
+	out.revision = d.revision
+	d.since = since
+	d.held.Set(out)
+}
+
+// save writes what was registered through the socket.
+func (d *desk) save(own map[workload]*entry) error {
+	all := slices.SortedFunc(maps.Values(own), func(a, b *entry) int { return cmp.Compare(a.key().String(), b.key().String()) })
+	text, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	return writeFile(d.keep, text)
+}
+
+// find returns the registration of a workload that counts, nil if there is none. The caller holds d.mu.
+func (d *desk) find(key workload) *entry {
+	if e := d.declared[key]; e != nil {
+		return e
+	}
+	return d.own[key]
+}
+
+// list returns all registrations and how they are.
+func (d *desk) list() []api.ServiceStatus {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := []api.ServiceStatus{}
+	for _, e := range d.all() {
+		out = append(out, d.status(e))
+	}
+	return out
+}
+
+// status says how a registration is. The caller holds d.mu.
+func (d *desk) status(e *entry) api.ServiceStatus {
+	key := e.key()
+	out := api.ServiceStatus{
+		ServiceRef: api.ServiceRef{Namespace: key.namespace, Name: key.service, Instance: key.instance},
+		Service:    e.Service, Origin: e.origin(), Heartbeat: d.heard[key],
+	}
+	if !e.file {
+		out.UID, out.Registered = &e.UID, e.Registered
+	}
+	out.State, out.Reason = d.state(e)
+	out.Health, out.HealthReason = "unknown", "the server has given it no place yet"
+	if h, ok := d.judged.Now()[key]; ok {
+		out.Health, out.HealthReason = "unhealthy", h.reason
+		if h.healthy {
+			out.Health = "healthy"
+		}
+	}
+	if _, late := d.beats.Now()[key]; late {
+		out.Health, out.HealthReason = "unhealthy", silent(time.Since(d.heard[key]), e)
+	}
+	return out
+}
+
+// state says what became of a registration. The caller holds d.mu.
+func (d *desk) state(e *entry) (state, reason string) {
+	key := e.key()
+	if first := d.find(key); first != e {
+		return api.StateRefused, fmt.Sprintf("%s declares it too, and counts", first.origin())
+	}
+	since, reported := d.since[key]
+	held, said := d.held.Now(), d.answer.Now()
+	switch {
+	case held == nil:
+		return api.StatePending, "the files of services.d have not been read yet"
+	case held.unknown:
+		return api.StatePending, "the files of services.d cannot be read, and until they can the server keeps what it has"
+	case !reported && e.file && d.expired(e, time.Now()):
+		return api.StateRefused, silent(time.Since(d.heard[key]), e) + ", it is deregistered until the next one"
+	case !reported:
+		return api.StateRefused, fmt.Sprintf("the host has more than %d registrations", maxReported)
+	case said.revision < since:
+		return api.StatePending, "the server has not answered yet"
+	}
+	for _, x := range said.refused {
+		if (workload{x.GetNamespace(), x.GetService(), x.GetInstance()}) == key {
+			return api.StateRefused, x.GetReason()
+		}
+	}
+	return api.StateAccepted, ""
+}
+
+// await waits until the server has spoken of a registration, at most so long, and says how it is then. A registration that
+// goes meanwhile is as it was.
+func (d *desk) await(ctx context.Context, key workload, was api.ServiceStatus, limit time.Duration) api.ServiceStatus {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for {
+		_, moved := d.held.Load()
+		_, said := d.answer.Load()
+		d.mu.Lock()
+		e := d.own[key]
+		if e != nil {
+			was = d.status(e)
+		}
+		d.mu.Unlock()
+		if e == nil || was.State != api.StatePending {
+			return was
+		}
+		select {
+		case <-moved:
+		case <-said:
+		case <-timer.C:
+			return was
+		case <-ctx.Done():
+			return was
+		}
+	}
+}

@@ -1,0 +1,82 @@
+package agent
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/wattle-mesh/wattle/internal/api"
+)
+
+// maxRequest bounds the body of a request.
+const maxRequest = 64 << 10 // bytes
+
+// handler is the HTTP API of the agent's socket: the paths of the server's for services. Everybody on the host may read;
+// the desk says who may write.
+func (d *desk) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/services", func(w http.ResponseWriter, r *http.Request) {
+		api.Respond(d.log, w, r, api.Services{Services: d.list()}, nil)
+	})
+	one := "/v1/services/{namespace}/{name}/{instance}"
+	mux.HandleFunc("GET "+one, d.on(func(_ client, key workload, _ *http.Request) (any, error) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if e := d.find(key); e != nil {
+			return d.status(e), nil
+		}
+		return nil, unknown(key)
+	}))
+	mux.HandleFunc("PUT "+one, d.write(d.put))
+	mux.HandleFunc("DELETE "+one, d.write(func(who client, key workload, _ *http.Request) (any, error) { return d.deregister(who, key) }))
+	mux.HandleFunc("PUT "+one+"/heartbeat", d.write(func(who client, key workload, r *http.Request) (any, error) {
+		return d.heartbeat(r.Context(), who, key)
+	}))
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		api.Respond(d.log, w, r, nil, &api.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("an agent answers no %.10q of this path", r.Method), Remedy: "docs/http-api.md lists what there is"})
+	})
+	return mux
+}
+
+// on finds out who asks, and about what.
+func (d *desk) on(do func(client, workload, *http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		who, ok := r.Context().Value(clientKey{}).(client)
+		ref, err := api.RefOf(r)
+		if !ok {
+			err = deny(http.StatusForbidden, api.CodeUser, "", "it is not known who you are")
+		}
+		var v any
+		if err == nil {
+			v, err = do(who, workload{ref.Namespace, ref.Name, ref.Instance}, r)
+		}
+		api.Respond(d.log, w, r, v, err)
+	}
+}
+
+// write is on for what changes something.
+func (d *desk) write(do func(client, workload, *http.Request) (any, error)) http.HandlerFunc {
+	return d.on(func(who client, key workload, r *http.Request) (any, error) {
+		if !d.paces.allow(who.uid) {
+			return nil, deny(http.StatusTooManyRequests, api.CodeTooMany, "slow down", "uid %d writes more than %d times a second", who.uid, writeRate)
+		}
+		return do(who, key, r)
+	})
+}
+
+// put registers, and waits for the server's word if it is asked to.
+func (d *desk) put(who client, key workload, r *http.Request) (any, error) {
+	r.Body = http.MaxBytesReader(nil, r.Body, maxRequest)
+	req, err := api.ParseServiceRequest(api.ServiceRef{Namespace: key.namespace, Name: key.service, Instance: key.instance}, r)
+	if err != nil {
+		return nil, err
+	}
+	out, err := d.register(r.Context(), who, req.Service)
+	if err != nil {
+		return nil, err
+	}
+	if req.Wait > 0 {
+		out.ServiceStatus = d.await(r.Context(), key, out.ServiceStatus, time.Duration(req.Wait))
+	}
+	return out, nil
+}
