@@ -10,6 +10,7 @@ import (
 	"github.com/wattle-mesh/wattle/adapters/process"
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/agent"
+	"github.com/wattle-mesh/wattle/internal/systemd"
 )
 
 func newAgent() *cobra.Command {
@@ -41,7 +42,7 @@ func runAgent(ctx context.Context, cmd *cobra.Command, cfg *configs.Agent) error
 	envoys := process.New(process.Options{
 		Log: log, Envoy: envoy, Dir: cfg.RunDir, Concurrency: cfg.Concurrency, Stop: cfg.StopProxies, Output: os.Stdout,
 	})
-	a, err := agent.New(agent.Options{Config: cfg, Log: log, Adapter: envoys})
+	a, err := agent.New(agent.Options{Config: cfg, Log: log, Adapter: envoys, Units: systemd.Units{}})
 	if err != nil {
 		return err
 	}

@@ -38,9 +38,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(longFlags(root, args))
 	err := root.ExecuteContext(ctx)
 	var inv *invalid
+	var code childExit
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &code):
+		return int(code)
 	case errors.As(err, &inv):
 		if inv.err != nil {
 			fmt.Fprintf(stderr, "wattle: %v\n", inv.err)
@@ -61,3 +64,8 @@ func (i *invalid) Error() string {
 	}
 	return i.err.Error()
 }
+
+// childExit is how a command ends that another program's end decides: its exit code, after all was said.
+type childExit int
+
+func (e childExit) Error() string { return fmt.Sprintf("exit code %d", int(e)) }

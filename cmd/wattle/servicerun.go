@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/internal/api"
+)
+
+func newServiceRun() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "run [FLAGS] -- COMMAND [ARG...]",
+		Short: "Run a program that is registered while it lives",
+		Long: `Run registers what the flags say, or what the file of -file declares, runs COMMAND with this terminal's input and output, sends
+heartbeats, and deregisters when COMMAND ends. SIGTERM and SIGINT deregister first, wait for -drain so that callers have left, and are
+passed on then; a second one is passed on at once, as are SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2. The exit code is COMMAND's, 128 and the
+number of the signal that ended it, or 1 if it could not be started.
+
+If the agent does not answer, COMMAND runs all the same and is registered as soon as the agent does. What is refused for
+its content or its user is not run. With a -check callers come only when COMMAND is ready.`,
+		Args: args(cobra.MinimumNArgs(1)),
+	}
+	place := newPlaceFlags(cmd)
+	flags := newDeclareFlags(cmd)
+	file := cmd.Flags().String("file", "", "register what this `FILE` declares")
+	drain := cmd.Flags().Duration("drain", time.Second, "how long to let callers leave before SIGTERM and SIGINT are passed on, up to 1h")
+	cmd.RunE = func(cmd *cobra.Command, a []string) error {
+		if *drain < 0 || *drain > time.Hour {
+			return wrong("-drain %s: it is from 0s to 1h", *drain)
+		}
+		if !flags.cmd.Flags().Changed("ttl") {
+			flags.ttl = 30 * time.Second
+		}
+		var from []string
+		if *file != "" {
+			from = []string{*file}
+		}
+		services, err := flags.services(cmd.ErrOrStderr(), from)
+		if err != nil {
+			return err
+		}
+		to := place.client(len(services[0].Endpoints) > 0)
+		defer to.Close()
+		r := &runner{desk: to, services: services, drain: *drain, stderr: cmd.ErrOrStderr()}
+		return r.run(context.WithoutCancel(cmd.Context()), a)
+	}
+	return cmd
+}
+
+// What a runner waits for.
+const (
+	goodbye   = 5 * time.Second // a deregistration
+	knock     = time.Second     // between two tries to reach an agent that does not answer
+	firstWord = 5 * time.Second // the server's
+)
+
+// runner runs one program and keeps it registered.
+type runner struct {
+	desk     desk
+	services []*configs.Service
+	drain    time.Duration
+	stderr   io.Writer
+
+	mu   sync.Mutex
+	said string // what was said last of the agent
+}
+
+func (r *runner) say(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if text := fmt.Sprintf(format, args...); text != r.said {
+		r.said = text
+		fmt.Fprintln(r.stderr, "wattle: "+text)
+	}
+}
+
+// run returns when the program has ended and is deregistered.
+func (r *runner) run(ctx context.Context, argv []string) error {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	defer signal.Stop(signals)
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		return err
+	}
+	err = r.register(ctx, 0)
+	if denied(err) {
+		return faulty(err)
+	}
+	if err != nil {
+		r.say("%v; %s runs unregistered until the agent answers", err, argv[0])
+	}
+	child := exec.Command(path, argv[1:]...)
+	child.Args[0] = argv[0]
+	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if err := child.Start(); err != nil {
+		r.deregister(ctx)
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- child.Wait() }()
+	keeping, stop := context.WithCancel(ctx)
+	kept := make(chan struct{})
+	go func() { defer close(kept); r.keep(keeping) }()
+	leave := sync.OnceFunc(func() {
+		stop()
+		<-kept // no heartbeat may register it anew
+		r.deregister(ctx)
+	})
+	defer leave()
+	return code(r.attend(child.Process, signals, ended, leave))
+}
+
+// attend passes signals on until the program has ended, and returns how it did.
+func (r *runner) attend(child *os.Process, signals <-chan os.Signal, ended <-chan error, leave func()) error {
+	pass := func(s os.Signal) {
+		if err := child.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			r.say("%v cannot be passed on: %v", s, err)
+		}
+	}
+	var left chan struct{}       // closed when it is deregistered
+	var drained <-chan time.Time // nil until then
+	var last os.Signal
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case s := <-signals:
+			if s != syscall.SIGTERM && s != syscall.SIGINT || last != nil {
+				pass(s)
+				continue
+			}
+			last, left = s, make(chan struct{})
+			go func() { defer close(left); leave() }()
+		case <-left:
+			left, drained = nil, time.After(r.drain)
+		case <-drained:
+			drained = nil
+			pass(last)
+		}
+	}
+}
+
+// code makes of how a program ended what this one's exit code is.
+func code(err error) error {
+	e, ok := errors.AsType[*exec.ExitError](err)
+	if !ok {
+		return err
+	}
+	if s, ok := e.Sys().(syscall.WaitStatus); ok && s.Signaled() {
+		return childExit(128 + int(s.Signal()))
+	}
+	return childExit(e.ExitCode())
+}
+
+// denied reports whether it is of no use to try again: the agent has answered, and the request is at fault.
+func denied(err error) bool {
+	e, ok := errors.AsType[*api.Error](err)
+	return ok && e.Status >= 400 && e.Status < 500 && e.Status != http.StatusTooManyRequests
+}
+
+// register registers all, and says what the server refuses.
+func (r *runner) register(ctx context.Context, wait time.Duration) error {
+	for _, s := range r.services {
+		got, err := r.desk.Register(ctx, api.ServiceRequest{Service: s, Wait: configs.Duration(wait)})
+		if err != nil {
+			return err
+		}
+		if got.State == api.StateRefused && got.Reason != "" {
+			r.say("%s is refused: %s", got.ServiceRef, got.Reason)
+		}
+	}
+	return nil
+}
+
+func (r *runner) deregister(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, goodbye)
+	defer cancel()
+	for _, s := range r.services {
+		if _, err := r.desk.Deregister(ctx, refOf(s)); err != nil {
+			r.say("%s is not deregistered: %v", s.Name, err)
+		}
+	}
+}
+
+func refOf(s *configs.Service) api.ServiceRef {
+	return api.ServiceRef{Namespace: s.Namespace, Name: s.Name, Instance: s.Instance}
+}
+
+// keep registers until that has worked, then sends heartbeats, until ctx is done. A registration is its own heartbeat.
+func (r *runner) keep(ctx context.Context) {
+	wait, lost := min(firstWord, r.beat()), false
+	for {
+		pause := r.beat()
+		err := r.register(ctx, wait)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			if !lost {
+				r.say("%v; it is tried again", err)
+			}
+			lost, pause = true, knock
+		case lost:
+			r.say("registered again")
+			lost, wait = false, 0
+		default:
+			wait = 0
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+	}
+}
+
+// beat is how long to pause between heartbeats: a third of the shortest ttl.
+func (r *runner) beat() time.Duration {
+	out := time.Minute
+	for _, s := range r.services {
+		if ttl := time.Duration(s.TTL); ttl > 0 {
+			out = min(out, ttl/3)
+		}
+	}
+	return out
+}

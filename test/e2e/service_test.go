@@ -1,0 +1,133 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/wattle-mesh/wattle/test/load"
+)
+
+// shopFile declares shop on h3, for wattle service.
+const shopFile = `
+service "shop" {
+  ports = {
+    http  = { number = 9080, local = "127.0.X.13:9080" }
+    rpc   = { number = 9085, local = "127.0.X.13:9085", protocol = "grpc" }
+    lines = { number = 9090, local = "127.0.X.13:9090", protocol = "tcp" }
+  }
+  check "http" {
+    path     = "/healthz"
+    interval = "250ms"
+  }
+}
+`
+
+// service runs a command of wattle service at the agent of h3.
+func (m *mesh) service(command string, args ...string) string {
+	m.t.Helper()
+	return m.wattle(append([]string{"service", command, "-socket", m.path("h3", "run", "agent.sock")}, args...)...)
+}
+
+// TestServicesRegisteredUnderLoad registers a workload of h3, which the policy does not know, at its agent, while web calls
+// shop.
+func TestServicesRegisteredUnderLoad(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t, faults)
+	m.reached(t, request{Addr: "127.0.X.11:9081"})
+	l, err := load.Start(t.Context(), load.Options{Rate: 100, Targets: []load.Target{
+		{Kind: load.Get, Addr: m.at("127.0.X.11:9081")},
+		{Kind: load.Post, Addr: m.at("127.0.X.11:9081")},
+		{Kind: load.H2, Addr: m.at("127.0.X.11:9081")},
+		{Kind: load.GRPC, Addr: m.at("127.0.X.11:9082")},
+		{Kind: load.TCP, Addr: m.at("127.0.X.11:9083")},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Stop()
+	tr := &trial{m, t, l, faultSide}
+	file := m.path("shop.hcl")
+	if err := os.WriteFile(file, []byte(m.at(shopFile)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	app := []string{filepath.Join(suite.bin, "app"), "-name", "shop", "-host", "h3",
+		"-http", m.at("127.0.X.13:9080"), "-http", m.at("127.0.X.13:9085"), "-tcp", m.at("127.0.X.13:9090")}
+	run := m.process("run", append([]string{filepath.Join(suite.bin, "wattle"), "service", "run",
+		"-socket", m.path("h3", "run", "agent.sock"), "-file", file, "--"}, app...)...)
+	m.apps["run"] = run
+	register := func(t *testing.T) {
+		t.Helper()
+		if out := m.service("register", file, "-wait", "30s"); out != "default/shop: registered" {
+			t.Errorf("register says %q", out)
+		}
+		tr.answered(t, "h3", 20)
+	}
+
+	// What was not granted is refused, kept, and counts once it is granted.
+	m.join("h3", m.at("127.0.X.13"), "")
+	m.apps["shop-3"] = m.process("app-shop-3", app...)
+	m.apps["shop-3"].start(t)
+	eventually(t, "the agent to refuse", func() error {
+		out, err := m.tryWattle("service", "register", "-socket", m.path("h3", "run", "agent.sock"), "-wait", "5s", file)
+		if err == nil || !strings.Contains(out, "default/shop is refused: node h3 was not granted service default/shop") {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+	tr.fault("a registration that was refused is granted", func(t *testing.T) {
+		m.write("h3.hcl", "host \"h3\" {\n  address = \"127.0.X.13\"\n  service \"shop\" {\n    instance = \"p\"\n    port = 9099\n  }\n}\n")
+		tr.answered(t, "h3", 20)
+		if out := m.service("list"); !strings.Contains(out, "accepted") || !strings.Contains(out, "by uid") {
+			t.Errorf("list says %s", out)
+		}
+	}, noneFailed)
+	tr.fault("it is deregistered", func(t *testing.T) {
+		if out := m.service("deregister", "shop"); out != "default/shop: deregistered" {
+			t.Errorf("deregister says %q", out)
+		}
+		tr.silent(t, "h3", 200)
+		if out := m.service("deregister", "shop"); out != "default/shop: was not registered" {
+			t.Errorf("deregister says %q", out)
+		}
+	}, noneFailed)
+	tr.fault("it is registered again", register, noneFailed)
+	tr.fault("its agent is killed and started again", func(t *testing.T) {
+		m.agents["h3"].kill(t)
+		tr.answered(t, "h3", 50)
+		m.agents["h3"].start(t)
+		eventually(t, "the agent to know it", func() error {
+			out, err := m.tryWattle("service", "describe", "shop", "-socket", m.path("h3", "run", "agent.sock"))
+			if err != nil || !strings.Contains(out, "accepted") || !strings.Contains(out, "healthy") {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		})
+		tr.answered(t, "h3", 50)
+	}, noneFailed)
+	tr.fault("its place is taken by a program that is run", func(t *testing.T) {
+		m.service("deregister", "shop")
+		tr.silent(t, "h3", 200)
+		if err := m.apps["shop-3"].stop(); err != nil {
+			t.Fatal(err)
+		}
+		run.start(t)
+		tr.answered(t, "h3", 50)
+	}, noneFailed)
+	tr.fault("the program is told to end", func(t *testing.T) {
+		if err := run.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		<-run.done
+		if run.err != nil {
+			t.Errorf("run ended with %v", run.err)
+		}
+		tr.silent(t, "h3", 200)
+		if out := m.service("list"); strings.Contains(out, "shop") {
+			t.Errorf("list says %s", out)
+		}
+	}, noneFailed)
+}
