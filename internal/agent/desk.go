@@ -133,9 +133,7 @@ func (d *desk) run(ctx context.Context) error {
 		d.mu.Unlock()
 		var due <-chan time.Time
 		if any {
-			t := time.NewTimer(time.Until(next))
-			defer t.Stop()
-			due = t.C
+			due = time.After(time.Until(next))
 		}
 		select {
 		case <-changed:

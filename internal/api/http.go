@@ -76,6 +76,11 @@ func (h *handler) routes() []route {
 		{"POST /v1/policy/accept", h.write(h.acceptPolicy)},
 		{"GET /v1/registries", h.read(func() (any, error) { return Registries{h.o.Registries()}, nil })},
 		{"POST /v1/registries/{name}/accept", h.write(h.accept)},
+		{"GET /v1/services", h.read(func() (any, error) { return Services{h.registrar().Direct()}, nil })},
+		{"GET /v1/services/{namespace}/{name}/{instance}", http.HandlerFunc(h.service)},
+		{"PUT /v1/services/{namespace}/{name}/{instance}", h.write(h.register)},
+		{"DELETE /v1/services/{namespace}/{name}/{instance}", h.write(h.deregister)},
+		{"PUT /v1/services/{namespace}/{name}/{instance}/heartbeat", h.write(h.heartbeat)},
 		{"POST /v1/tokens", h.write(h.createToken)},
 		{"POST /v1/nodes/{name}/certificate", h.write(h.issue)},
 	}

@@ -40,6 +40,7 @@ func parseProblems(node string, text []byte) ([]registry.Diagnostic, error) {
 // problems lists what is wrong with what agents declare, and what they disagree about. The caller holds r.mu.
 func (r *Registrar) problems() []registry.Diagnostic {
 	out := static.Diagnostics(r.memo.Diagnostics())
+	out = append(out, r.displaced()...)
 	for _, name := range slices.Sorted(maps.Keys(r.hosts)) {
 		out = append(out, r.hosts[name].said.problems...)
 	}

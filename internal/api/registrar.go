@@ -29,11 +29,13 @@ type RegistrarOptions struct {
 }
 
 // Registrar is the mesh's own registry: what agents register, as far as it was granted, and what they say of their
-// workloads' health. It is a registry.Source for "mesh". It starts with what the store has, so that a restarted
+// workloads' health; and the services without an agent that operators register here. It is a registry.Source for "mesh". It starts with what the store has, so that a restarted
 // server serves the same before any agent is back. Its methods may be called from any goroutine.
 type Registrar struct {
 	o    RegistrarOptions
 	wake chan struct{} // has an element if Run may have something to do
+
+	writing sync.Mutex // held while direct is changed, on disk and then here; before mu
 
 	mu       sync.Mutex
 	policy   *configs.Policy // nil: none is in force yet
@@ -43,11 +45,13 @@ type Registrar struct {
 	health   registry.HealthMap  // likewise
 	unsaved  map[string]bool     // hosts whose report the store does not have
 	untold   bool                // Report may have to be told something
+	direct   map[ServiceRef]*direct
+	overlays map[registry.Name]overlay
 }
 
 // NewRegistrar makes a Registrar with what the store has.
 func NewRegistrar(o RegistrarOptions) (*Registrar, error) {
-	r := &Registrar{o: o, wake: make(chan struct{}, 1), hosts: map[string]*host{}, health: registry.HealthMap{}, unsaved: map[string]bool{}}
+	r := &Registrar{o: o, wake: make(chan struct{}, 1), hosts: map[string]*host{}, health: registry.HealthMap{}, unsaved: map[string]bool{}, direct: map[ServiceRef]*direct{}}
 	nodes, err := o.Store.Nodes()
 	if err != nil {
 		return nil, err
@@ -66,6 +70,9 @@ func NewRegistrar(o RegistrarOptions) (*Registrar, error) {
 		}
 		h.judge(nil)
 		h.putHealth(r.health)
+	}
+	if err := r.loadDirect(); err != nil {
+		return nil, err
 	}
 	r.rebuild()
 	return r, nil
@@ -86,6 +93,14 @@ func (r *Registrar) host(node string) *host {
 func (r *Registrar) Run(ctx context.Context, publish func([]*registry.Service)) error {
 	last, first := []*registry.Service(nil), true
 	for {
+		next, leased, err := r.lease(time.Now())
+		if err != nil {
+			return err
+		}
+		var due <-chan time.Time
+		if leased {
+			due = time.After(max(time.Until(next), leaseStep))
+		}
 		now, problems, news := r.news()
 		if first || !same(now, last) {
 			publish(now)
@@ -99,6 +114,7 @@ func (r *Registrar) Run(ctx context.Context, publish func([]*registry.Service)) 
 		}
 		select {
 		case <-r.wake:
+		case <-due:
 		case <-ctx.Done():
 			return r.save()
 		}
@@ -178,7 +194,7 @@ func (r *Registrar) SetPolicy(p *configs.Policy) {
 	if old != nil && slices.Equal(old.Hosts, p.Hosts) && slices.Equal(old.Gateways, p.Gateways) {
 		return
 	}
-	moved := false
+	moved := len(r.direct) > 0
 	for _, h := range r.hosts {
 		moved = r.judge(h) || moved
 	}
@@ -206,12 +222,12 @@ func (r *Registrar) regrant(node string) error {
 // judge decides again what of a host's report counts. It reports whether the services may have changed. The caller
 // holds r.mu.
 func (r *Registrar) judge(h *host) (changed bool) {
-	was := h.block
+	was, at := h.block, h.address
 	if h.judge(r.policy) {
 		r.unsaved[h.name] = true
 		r.poke()
 	}
-	return h.block != was
+	return h.block != was || h.address != at && len(r.direct) > 0
 }
 
 // rebuild makes the services of what counts now. The caller holds r.mu.
@@ -223,7 +239,8 @@ func (r *Registrar) rebuild() {
 		}
 	}
 	slices.SortFunc(p.Hosts, func(a, b *configs.Host) int { return strings.Compare(a.Name, b.Name) })
-	r.services = r.memo.Services(&p)
+	p.Services = r.standing()
+	r.services = r.dim(r.memo.Services(&p))
 	r.untold = true
 	r.poke()
 }

@@ -179,3 +179,42 @@ func InstanceAt(a netip.Addr) string {
 	}
 	return notInstance.ReplaceAllString(a.WithZone("").StringExpanded(), "-")
 }
+
+func (h *handler) registrar() *Registrar { return h.o.Node.o.Registrar }
+
+func (h *handler) register(r *http.Request) (any, error) {
+	ref, err := RefOf(r)
+	if err != nil {
+		return nil, err
+	}
+	req, err := ParseServiceRequest(ref, r)
+	if err != nil {
+		return nil, err
+	}
+	return h.registrar().Register(req.Service)
+}
+
+func (h *handler) deregister(r *http.Request) (any, error) {
+	ref, err := RefOf(r)
+	if err != nil {
+		return nil, err
+	}
+	return h.registrar().Deregister(ref)
+}
+
+func (h *handler) heartbeat(r *http.Request) (any, error) {
+	ref, err := RefOf(r)
+	if err != nil {
+		return nil, err
+	}
+	return h.registrar().Heartbeat(ref, true)
+}
+
+func (h *handler) service(w http.ResponseWriter, r *http.Request) {
+	ref, err := RefOf(r)
+	var v any
+	if err == nil {
+		v, err = h.registrar().DirectOne(ref)
+	}
+	h.answer(w, r, v, err)
+}

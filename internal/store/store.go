@@ -1,5 +1,5 @@
 // Package store keeps what the server must not forget: join tokens, nodes and their grants, what agents reported
-// last, revisions and mesh ports. Typed values in, typed values out; private keys are never among them.
+// last, endpoints without an agent, revisions and mesh ports. Typed values in, typed values out; private keys are never among them.
 package store
 
 import (
@@ -25,6 +25,7 @@ const (
 	reportBucket   = "reports"   // by node
 	revisionBucket = "revisions" // by number, big endian
 	portBucket     = "ports"     // by workload
+	endpointBucket = "endpoints" // by namespace/service/instance
 )
 
 // lockTimeout is how long Open waits for another process to let go of the file.
@@ -98,7 +99,7 @@ func (s *Store) open(file string) error {
 
 // prepare makes the buckets, and the store's id the first time.
 func (s *Store) prepare(tx *bbolt.Tx) error {
-	for _, name := range []string{metaBucket, tokenBucket, nodeBucket, reportBucket, revisionBucket, portBucket} {
+	for _, name := range []string{metaBucket, tokenBucket, nodeBucket, reportBucket, revisionBucket, portBucket, endpointBucket} {
 		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return err
 		}

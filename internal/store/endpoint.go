@@ -1,0 +1,40 @@
+package store
+
+import (
+	"encoding/json"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// Endpoint is a service without an agent that was registered at the server.
+type Endpoint struct {
+	Namespace  string          `json:"namespace"`
+	Service    string          `json:"service"`
+	Instance   string          `json:"instance,omitempty"`
+	Body       json.RawMessage `json:"body"` // a configs.Service
+	Registered time.Time       `json:"registered"`
+}
+
+// key orders by namespace, service and instance. Names have no slash.
+func (e Endpoint) key() []byte { return []byte(e.Namespace + "/" + e.Service + "/" + e.Instance) }
+
+// SaveEndpoint adds an endpoint or replaces it.
+func (s *Store) SaveEndpoint(e Endpoint) error {
+	return s.db.Update(func(tx *bbolt.Tx) error { return put(tx, endpointBucket, e.key(), e) })
+}
+
+// DeleteEndpoints removes endpoints, all or none. Those that are not there are no error.
+func (s *Store) DeleteEndpoints(all []Endpoint) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		for _, e := range all {
+			if err := tx.Bucket([]byte(endpointBucket)).Delete(e.key()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Endpoints returns all endpoints, sorted by namespace, service and instance.
+func (s *Store) Endpoints() ([]Endpoint, error) { return all[Endpoint](s.db, endpointBucket) }
