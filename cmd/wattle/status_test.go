@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -79,8 +80,9 @@ h1:web.hcl:3: the registration of shop/web/b does not count: node h1 was not gra
 
 // control runs a server in this process, until the test ends.
 type control struct {
-	t   *testing.T
-	dir string
+	t    *testing.T
+	dir  string
+	stop func()
 }
 
 func newControl(t *testing.T) *control {
@@ -90,20 +92,26 @@ func newControl(t *testing.T) *control {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	c := &control{t, dir}
+	c := &control{t: t, dir: dir}
 	c.write("server.hcl", "policy = \"policy\"\nstate_dir = \"state\"\nhttp = \"unix:api.sock\"\nagents = \""+freePort(t)+"\"\n\nregistry \"static\" \"files\" {\n  path = \"services\"\n}\n")
 	c.write("policy/mesh.hcl", "mesh {\n  trust_domain = \"corp.example\"\n}\n")
 	c.write("services/web.hcl", "service \"web\" {\n  port = 80\n  endpoint { address = \"10.0.0.1\" }\n}\n")
+	c.start()
+	t.Cleanup(func() { c.stop() })
+	return c
+}
+
+// start starts the server, which is new or was stopped.
+func (c *control) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan int, 1)
 	go func() {
 		ended <- run(ctx, []string{"server", "-config", filepath.Join(c.dir, "server.hcl")}, io.Discard, io.Discard)
 	}()
-	t.Cleanup(func() {
+	c.stop = sync.OnceFunc(func() {
 		cancel()
 		<-ended
 	})
-	return c
 }
 
 // freePort returns an address that nobody listened at a moment ago.

@@ -130,4 +130,23 @@ func TestServicesRegisteredUnderLoad(t *testing.T) {
 			t.Errorf("list says %s", out)
 		}
 	}, noneFailed)
+	tr.fault("a machine without an agent is registered at the server", func(t *testing.T) {
+		argv := append([]string(nil), app...)
+		for i := range argv {
+			argv[i] = strings.NewReplacer(m.at("127.0.X.13"), m.at("127.0.X.24"), "h3", "bare").Replace(argv[i])
+		}
+		m.apps["bare"] = m.process("app-bare", argv...)
+		m.apps["bare"].start(t)
+		eventually(t, "it to listen", func() error { return dial(t.Context(), m.at("127.0.X.24:9090")) })
+		m.wattle("service", "register", "-name", "shop", "-port", "http=9080", "-port", "rpc=9085/grpc", "-port", "lines=9090/tcp", "-address", m.at("127.0.X.24"))
+		tr.answered(t, "bare", 50)
+	}, noneFailed)
+	tr.fault("it is deregistered at the server", func(t *testing.T) {
+		m.wattle("service", "deregister", "shop", "-address", m.at("127.0.X.24"))
+		tr.silent(t, "bare", 200)
+	}, noneFailed)
+	out, err := m.tryWattle("service", "register", "-name", "shop", "-port", "9080", "-address", m.at("127.0.X.13"))
+	if err == nil || !strings.Contains(out, "host h3, which has an agent") {
+		t.Errorf("the address of a host: %v, %s", err, out)
+	}
 }
