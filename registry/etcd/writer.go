@@ -1,0 +1,286 @@
+package etcd
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclparse"
+	"github.com/hashicorp/hcl/v2/hclwrite"
+	"github.com/zclconf/go-cty/cty"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/wattle-mesh/wattle/registry"
+)
+
+// What errors.Is finds in the errors of a Writer.
+var (
+	ErrEntry   = errors.New("no instance can be written so")
+	ErrMissing = errors.New("there is no such key")
+	ErrNoLease = errors.New("the key has no lease")
+)
+
+// Entry is an instance as a Writer writes it.
+type Entry struct {
+	Service  registry.Name
+	Instance string
+	Address  netip.Addr
+	Ports    []EntryPort
+	Meta     map[string]string
+	Weight   uint32 // zero means 1
+}
+
+// EntryPort is a port of the service, and where at the address it is served; zero: at its number.
+type EntryPort struct {
+	registry.Port
+	Target uint16
+}
+
+// WriterOptions are the attributes of a registry block, for who has none. Empty ones are not set.
+type WriterOptions struct {
+	Endpoints                             []string
+	Prefix, Username, PasswordFile        string
+	CAFile, CertFile, KeyFile, ServerName string
+}
+
+// Writer writes instances into a cluster as a Source reads them. Not for concurrent use.
+type Writer struct {
+	config
+	client *clientv3.Client // nil: not connected
+}
+
+// OpenWriter makes a Writer for the cluster of a registry block. It connects to nothing yet. The Writer is nil if the
+// diagnostics have errors.
+func OpenWriter(b hcl.Body, o registry.DriverOptions) (*Writer, hcl.Diagnostics) {
+	s, diags := open(b, o)
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	return &Writer{config: s.(*Source).config}, diags
+}
+
+// NewWriter makes a Writer for the cluster that the options name.
+func NewWriter(o WriterOptions, d registry.DriverOptions) (*Writer, error) {
+	f := hclwrite.NewEmptyFile()
+	set := func(b *hclwrite.Body, name, value string) {
+		if value != "" {
+			b.SetAttributeValue(name, cty.StringVal(value))
+		}
+	}
+	var endpoints []cty.Value
+	for _, e := range o.Endpoints {
+		endpoints = append(endpoints, cty.StringVal(e))
+	}
+	if len(endpoints) > 0 {
+		f.Body().SetAttributeValue("endpoints", cty.ListVal(endpoints))
+	}
+	set(f.Body(), "prefix", o.Prefix)
+	set(f.Body(), "username", o.Username)
+	set(f.Body(), "password_file", absolute(o.PasswordFile))
+	if o.CAFile+o.CertFile+o.KeyFile+o.ServerName != "" {
+		tls := f.Body().AppendNewBlock("tls", nil).Body()
+		set(tls, "ca_file", absolute(o.CAFile))
+		set(tls, "cert_file", absolute(o.CertFile))
+		set(tls, "key_file", absolute(o.KeyFile))
+		set(tls, "server_name", o.ServerName)
+	}
+	parsed, diags := hclparse.NewParser().ParseHCL(f.Bytes(), "flags")
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	w, diags := OpenWriter(parsed.Body, d)
+	for _, one := range diags {
+		if one.Severity == hcl.DiagError {
+			return nil, fmt.Errorf("%s: %s", one.Summary, one.Detail)
+		}
+	}
+	return w, nil
+}
+
+// absolute keeps a path what it is for the user: relative to the working folder.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil && path != "" {
+		return abs
+	}
+	return path
+}
+
+// Close ends the connection. The Writer can be used again.
+func (w *Writer) Close() {
+	if w.client != nil {
+		_ = w.client.Close() // nothing is under way
+		w.client = nil
+	}
+}
+
+// Key is where an instance is written.
+func (w *Writer) Key(service registry.Name, instance string) string {
+	return w.prefix + service.String() + "/" + instance
+}
+
+// Put writes an instance, with a lease that needs a Beat within ttl if that is not zero. It changes nothing, and is a Beat, if
+// the key says so already. Errors match ErrEntry if a Source would not take what was to be written.
+func (w *Writer) Put(ctx context.Context, e Entry, ttl time.Duration) (changed bool, err error) {
+	value, err := w.encode(e)
+	if err != nil {
+		return false, err
+	}
+	err = w.do(ctx, func(ctx context.Context) error {
+		changed, err = w.put(ctx, w.Key(e.Service, e.Instance), value, seconds(ttl))
+		return err
+	})
+	return changed, err
+}
+
+// seconds rounds up: etcd counts in whole ones.
+func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
+
+// encode makes the value, and reads it as a Source will.
+func (w *Writer) encode(e Entry) ([]byte, error) {
+	type port struct {
+		Number   uint16            `json:"number"`
+		Target   uint16            `json:"target,omitempty"`
+		Protocol registry.Protocol `json:"protocol,omitempty"`
+		Name     string            `json:"name,omitempty"`
+	}
+	out := struct {
+		Address string            `json:"address"`
+		Ports   []port            `json:"ports"`
+		Meta    map[string]string `json:"meta,omitempty"`
+		Weight  uint32            `json:"weight,omitempty"`
+	}{Address: e.Address.String(), Meta: e.Meta, Weight: e.Weight}
+	for _, p := range e.Ports {
+		out.Ports = append(out.Ports, port{p.Number, p.Target, p.Protocol, p.Name})
+	}
+	value, err := json.Marshal(out)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := decode(value); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrEntry, err)
+	}
+	key := w.Key(e.Service, e.Instance)
+	if _, _, ok := newTable(w.prefix).split(key); !ok {
+		return nil, fmt.Errorf("%w: %q is no key NAMESPACE/SERVICE/INSTANCE", ErrEntry, key)
+	}
+	return value, nil
+}
+
+func (w *Writer) put(ctx context.Context, key string, value []byte, ttl int64) (changed bool, err error) {
+	got, err := w.client.Get(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	if len(got.Kvs) == 1 && bytes.Equal(got.Kvs[0].Value, value) {
+		same, err := w.leased(ctx, clientv3.LeaseID(got.Kvs[0].Lease), ttl)
+		if err != nil || same {
+			return false, err
+		}
+	}
+	if ttl == 0 {
+		_, err = w.client.Put(ctx, key, string(value))
+		return true, err
+	}
+	lease, err := w.client.Grant(ctx, ttl)
+	if err != nil {
+		return false, err
+	}
+	if _, err = w.client.Put(ctx, key, string(value), clientv3.WithLease(lease.ID)); err != nil {
+		_, _ = w.client.Revoke(ctx, lease.ID) // it ends by itself otherwise
+		return false, err
+	}
+	return true, nil
+}
+
+// leased reports whether a lease is one of that ttl, none for 0, and keeps it alive if so.
+func (w *Writer) leased(ctx context.Context, lease clientv3.LeaseID, ttl int64) (bool, error) {
+	if lease == clientv3.NoLease || ttl == 0 {
+		return lease == clientv3.NoLease && ttl == 0, nil
+	}
+	left, err := w.client.TimeToLive(ctx, lease)
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) || err == nil && (left.TTL < 0 || left.GrantedTTL != ttl) {
+		return false, nil
+	}
+	if err == nil {
+		_, err = w.client.KeepAliveOnce(ctx, lease)
+	}
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Delete removes an instance, and reports whether it was there.
+func (w *Writer) Delete(ctx context.Context, service registry.Name, instance string) (was bool, err error) {
+	err = w.do(ctx, func(ctx context.Context) error {
+		got, err := w.client.Delete(ctx, w.Key(service, instance), clientv3.WithPrevKV())
+		if err != nil {
+			return err
+		}
+		if was = got.Deleted > 0; !was || len(got.PrevKvs) == 0 || got.PrevKvs[0].Lease == 0 {
+			return nil
+		}
+		lease := clientv3.LeaseID(got.PrevKvs[0].Lease)
+		if left, err := w.client.TimeToLive(ctx, lease, clientv3.WithAttachedKeys()); err == nil && len(left.Keys) == 0 {
+			_, _ = w.client.Revoke(ctx, lease) // nobody needs it; otherwise it ends by itself
+		}
+		return nil
+	})
+	return was, err
+}
+
+// Beat keeps the lease of an instance alive. Errors match ErrMissing if it is not there (any more), and ErrNoLease.
+func (w *Writer) Beat(ctx context.Context, service registry.Name, instance string) error {
+	return w.do(ctx, func(ctx context.Context) error {
+		got, err := w.client.Get(ctx, w.Key(service, instance))
+		switch {
+		case err != nil:
+			return err
+		case len(got.Kvs) == 0:
+			return ErrMissing
+		case got.Kvs[0].Lease == 0:
+			return ErrNoLease
+		}
+		_, err = w.client.KeepAliveOnce(ctx, clientv3.LeaseID(got.Kvs[0].Lease))
+		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			return ErrMissing
+		}
+		return err
+	})
+}
+
+// do connects if need be and asks. After a failure the next one connects anew, with what the files say then.
+func (w *Writer) do(ctx context.Context, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, w.dialTimeout+w.requestTimeout)
+	defer cancel()
+	err := func() error {
+		if w.client == nil {
+			s, err := w.readSecrets()
+			if err != nil {
+				return err
+			}
+			// The client outlives this request.
+			client, err := w.connect(context.WithoutCancel(ctx), s)
+			if err != nil {
+				return err
+			}
+			w.client = client
+		}
+		return ask(ctx)
+	}()
+	if err == nil || errors.Is(err, ErrMissing) || errors.Is(err, ErrNoLease) {
+		return err
+	}
+	w.Close()
+	if err = plain(err); errors.Is(err, rpctypes.ErrPermissionDenied) {
+		return fmt.Errorf("etcd: %w; grant a role of the user: etcdctl role grant-permission ROLE --prefix=true readwrite %s", err, w.prefix)
+	}
+	return fmt.Errorf("etcd: %w", w.explain(err))
+}
