@@ -37,16 +37,17 @@ type desk interface {
 	Register(context.Context, api.ServiceRequest) (api.ServiceAnswer, error)
 	Deregister(context.Context, api.ServiceRef) (api.ServiceAnswer, error)
 	Heartbeat(context.Context, api.ServiceRef) (api.ServiceAnswer, error)
+	Close()
 }
 
 // placeFlags say which desk it is.
 type placeFlags struct {
-	cmd                       *cobra.Command
 	socket, server, tokenFile string
+	writer                    *writerFlags // nil: the command writes to no other registry
 }
 
 func newPlaceFlags(cmd *cobra.Command) *placeFlags {
-	p := &placeFlags{cmd: cmd}
+	p := &placeFlags{}
 	cmd.Flags().StringVar(&p.socket, "socket", "", "the agent's unix socket, a `PATH` (default $"+socketEnv+" or /run/wattle/agent.sock)")
 	cmd.Flags().StringVar(&p.server, "server", "", "the server's HTTP API instead of the agent, `ADDRESS:PORT` or unix:PATH")
 	cmd.Flags().StringVar(&p.tokenFile, "token-file", "", "the `FILE` with the admin token, for -server (default $"+tokenFileEnv+")")
@@ -61,6 +62,18 @@ func (p *placeFlags) client(elsewhere bool) *api.Client {
 	}
 	path := first(p.socket, os.Getenv(socketEnv), "/run/wattle/agent.sock")
 	return api.NewClient(api.ClientOptions{Address: "unix:" + strings.TrimPrefix(path, "unix:"), Agent: true})
+}
+
+// desk returns where to register: the registry that is named, else the agent, or the server if elsewhere is set.
+func (p *placeFlags) desk(elsewhere bool) (desk, error) {
+	to, err := p.writer.open()
+	if err != nil {
+		return nil, err
+	}
+	if to != nil {
+		return to, nil
+	}
+	return p.client(elsewhere), nil
 }
 
 // refFlags name registrations that are there.
@@ -102,10 +115,13 @@ register what it was granted; the registration stays, and counts once it is gran
 
   wattle service register -name web -port 80 -unit web.service -check http=/healthz
   wattle service register web.hcl
-  wattle service register -name db -port 5432/tcp -address 10.0.0.9     at the server, for a machine without an agent`,
+  wattle service register -name db -port 5432/tcp -address 10.0.0.9     at the server, for a machine without an agent
+
+With -registry etcd it writes a key that registries of type etcd read, with a lease of -ttl, and needs an -address.`,
 		Args: args(cobra.MaximumNArgs(1)),
 	}
 	place := newPlaceFlags(cmd)
+	place.writer = newWriterFlags(cmd)
 	flags := newDeclareFlags(cmd)
 	wait := cmd.Flags().Duration("wait", 5*time.Second, "how long to wait for the server's word, up to 30s; 0s: not")
 	asJSON := cmd.Flags().Bool("json", false, "print JSON, the API's answers")
@@ -119,7 +135,10 @@ register what it was granted; the registration stays, and counts once it is gran
 		}
 		var answers []api.ServiceAnswer
 		for _, s := range services {
-			to := place.client(len(s.Endpoints) > 0)
+			to, err := place.desk(len(s.Endpoints) > 0)
+			if err != nil {
+				return err
+			}
 			defer to.Close()
 			got, err := to.Register(cmd.Context(), api.ServiceRequest{Service: s, Wait: configs.Duration(*wait)})
 			if err != nil {
@@ -174,6 +193,7 @@ deregistered is never held. That there is none is no error. What a file of servi
 		Args: args(cobra.MinimumNArgs(1)),
 	}
 	place, flags := newPlaceFlags(cmd), newRefFlags(cmd)
+	place.writer = newWriterFlags(cmd)
 	addressFlag(cmd, &flags.address)
 	asJSON := cmd.Flags().Bool("json", false, "print JSON, the API's answers")
 	cmd.RunE = func(cmd *cobra.Command, a []string) error {
@@ -181,7 +201,10 @@ deregistered is never held. That there is none is no error. What a file of servi
 		if err != nil {
 			return err
 		}
-		from := place.client(flags.address != "")
+		from, err := place.desk(flags.address != "")
+		if err != nil {
+			return err
+		}
 		defer from.Close()
 		var answers []api.ServiceAnswer
 		for _, ref := range refs {
@@ -355,6 +378,7 @@ ended. With -every, an agent that does not answer is no end: it is tried again.`
 		Args: args(cobra.ExactArgs(1)),
 	}
 	place, flags := newPlaceFlags(cmd), newRefFlags(cmd)
+	place.writer = newWriterFlags(cmd)
 	addressFlag(cmd, &flags.address)
 	every := cmd.Flags().Duration("every", 0, "how often, 100ms or more; 0s: once")
 	cmd.RunE = func(cmd *cobra.Command, a []string) error {
@@ -365,7 +389,10 @@ ended. With -every, an agent that does not answer is no end: it is tried again.`
 		if err != nil {
 			return err
 		}
-		to := place.client(flags.address != "")
+		to, err := place.desk(flags.address != "")
+		if err != nil {
+			return err
+		}
 		defer to.Close()
 		if *every == 0 {
 			_, err := to.Heartbeat(cmd.Context(), refs[0])

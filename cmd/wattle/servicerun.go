@@ -28,11 +28,12 @@ heartbeats, and deregisters when COMMAND ends. SIGTERM and SIGINT deregister fir
 passed on then; a second one is passed on at once, as are SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2. The exit code is COMMAND's, 128 and the
 number of the signal that ended it, or 1 if it could not be started.
 
-If the agent does not answer, COMMAND runs all the same and is registered as soon as the agent does. What is refused for
+If the agent does not answer within 3 s, COMMAND runs all the same and is registered as soon as the agent does. What is refused for
 its content or its user is not run. With a -check callers come only when COMMAND is ready.`,
 		Args: args(cobra.MinimumNArgs(1)),
 	}
 	place := newPlaceFlags(cmd)
+	place.writer = newWriterFlags(cmd)
 	flags := newDeclareFlags(cmd)
 	file := cmd.Flags().String("file", "", "register what this `FILE` declares")
 	drain := cmd.Flags().Duration("drain", time.Second, "how long to let callers leave before SIGTERM and SIGINT are passed on, up to 1h")
@@ -51,7 +52,10 @@ its content or its user is not run. With a -check callers come only when COMMAND
 		if err != nil {
 			return err
 		}
-		to := place.client(len(services[0].Endpoints) > 0)
+		to, err := place.desk(len(services[0].Endpoints) > 0)
+		if err != nil {
+			return err
+		}
 		defer to.Close()
 		r := &runner{desk: to, services: services, drain: *drain, stderr: cmd.ErrOrStderr()}
 		return r.run(context.WithoutCancel(cmd.Context()), a)
@@ -61,6 +65,7 @@ its content or its user is not run. With a -check callers come only when COMMAND
 
 // What a runner waits for.
 const (
+	firstTry  = 3 * time.Second // a registration, before the program is started without one
 	goodbye   = 5 * time.Second // a deregistration
 	knock     = time.Second     // between two tries to reach an agent that does not answer
 	firstWord = 5 * time.Second // the server's
@@ -95,7 +100,9 @@ func (r *runner) run(ctx context.Context, argv []string) error {
 	if err != nil {
 		return err
 	}
-	err = r.register(ctx, 0)
+	began, cancel := context.WithTimeout(ctx, firstTry)
+	err = r.register(began, 0)
+	cancel()
 	if denied(err) {
 		return faulty(err)
 	}
@@ -167,6 +174,9 @@ func code(err error) error {
 
 // denied reports whether it is of no use to try again: the agent has answered, and the request is at fault.
 func denied(err error) bool {
+	if _, ok := errors.AsType[*invalid](err); ok {
+		return true
+	}
 	e, ok := errors.AsType[*api.Error](err)
 	return ok && e.Status >= 400 && e.Status < 500 && e.Status != http.StatusTooManyRequests
 }

@@ -150,3 +150,71 @@ func TestServicesRegisteredUnderLoad(t *testing.T) {
 		t.Errorf("the address of a host: %v, %s", err, out)
 	}
 }
+
+// TestServicesRegisteredInEtcd registers instances in a real etcd with wattle service, while web calls them.
+func TestServicesRegisteredInEtcd(t *testing.T) {
+	t.Parallel()
+	m := prepareMesh(t, registered)
+	e := m.startEtcd(t, "127.0.X.51")
+	m.extra = fmt.Sprintf("registry \"etcd\" \"kv\" { endpoints = [\"http://%s\"] }\n", e.addr)
+	m.startServer()
+	m.sync()
+	etcd := func(command string, args ...string) string {
+		return m.wattle(append([]string{"service", command, "-registry", "etcd"}, args...)...)
+	}
+	m.echo(t, "cart", 1, "-http", "127.0.X.31:9080")
+	first := []string{"-endpoint", "http://" + e.addr, "-name", "cart", "-port", "9080", "-address", m.at("127.0.X.31")}
+	if out := etcd("register", first...); out != m.at("default/cart/127.0.X.31: registered") {
+		t.Errorf("register says %q", out)
+	}
+	if out := etcd("register", first...); !strings.HasSuffix(out, "nothing changed") {
+		t.Errorf("register says %q", out)
+	}
+	m.reached(t, request{Addr: "127.0.X.11:9082"})
+	l, err := load.Start(t.Context(), load.Options{Rate: 100, Targets: []load.Target{{Kind: load.Get, Addr: m.at("127.0.X.11:9082")}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Stop()
+	tr := &trial{m, t, l, faultSide}
+	run := m.process("run", filepath.Join(suite.bin, "wattle"), "service", "run", "-registry", "etcd", "-config", m.path("server.hcl"),
+		"-name", "cart", "-port", "9080", "-address", m.at("127.0.X.32"), "-ttl", "15s", "-drain", "2s", "--",
+		filepath.Join(suite.bin, "app"), "-name", "cart", "-host", "cart-2", "-http", m.at("127.0.X.32:9080"))
+	m.apps["run"] = run
+	const key = "/wattle/services/default/cart/"
+	tr.fault("a program is run", func(t *testing.T) {
+		run.start(t)
+		tr.answered(t, "cart-2", 20)
+		got, err := e.client.Get(limited(t), m.at(key+"127.0.X.32"))
+		if err != nil || len(got.Kvs) != 1 || got.Kvs[0].Lease == 0 {
+			t.Errorf("the key of the program: %v, %v", got, err)
+		}
+	}, func(*testing.T, *load.Report) {}) // it is called as soon as it is registered, and there are no checks in etcd
+	tr.fault("it is told to end", func(t *testing.T) {
+		if err := run.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		<-run.done
+		if run.err != nil {
+			t.Errorf("run ended with %v", run.err)
+		}
+		tr.silent(t, "cart-2", 100)
+	}, noneFailed)
+	tr.fault("an instance with a ttl comes and goes", func(t *testing.T) {
+		m.echo(t, "cart", 3, "-http", "127.0.X.33:9080")
+		third := []string{"-config", m.path("server.hcl"), "-registry-name", "kv", "-address", m.at("127.0.X.33")}
+		etcd("register", append([]string{"-name", "cart", "-port", "9080/http", "-ttl", "1m"}, third...)...)
+		etcd("heartbeat", append([]string{"cart"}, third...)...)
+		tr.answered(t, "cart-3", 20)
+		if out := etcd("deregister", append([]string{"cart"}, third...)...); !strings.HasSuffix(out, ": deregistered") {
+			t.Errorf("deregister says %q", out)
+		}
+		tr.silent(t, "cart-3", 100)
+		if out := etcd("deregister", append([]string{"cart"}, third...)...); !strings.HasSuffix(out, ": was not registered") {
+			t.Errorf("deregister says %q", out)
+		}
+		if out, err := m.tryWattle(append([]string{"service", "heartbeat", "cart", "-registry", "etcd"}, third...)...); err == nil || !strings.Contains(out, "(W5012)") {
+			t.Errorf("a heartbeat for what is gone: %v, %s", err, out)
+		}
+	}, noneFailed)
+}
