@@ -89,7 +89,7 @@ func TestAFileIsRegisteredAtTheServer(t *testing.T) {
 	}
 	// A program elsewhere may be registered while it lives.
 	var out strings.Builder
-	code := run(c.t.Context(), []string{"service", "run", "-server", "unix:" + filepath.Join(c.dir, "api.sock"), "-name", "job", "-port", "80", "-address", "10.0.0.11", "--", "sh", "-c", "exit 3"}, &out, &out)
+	code := run(c.t.Context(), []string{"service", "run", "-server", "unix:" + filepath.Join(c.dir, "api.sock"), "-name", "job", "-port", "1", "-address", "127.0.0.9", "--", "sh", "-c", "exit 3"}, &out, &out)
 	if code != 3 || out.String() != "" {
 		t.Errorf("code %d: %s", code, out.String())
 	}

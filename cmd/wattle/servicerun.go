@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -29,7 +30,8 @@ passed on then; a second one is passed on at once, as are SIGHUP, SIGQUIT, SIGUS
 number of the signal that ended it, or 1 if it could not be started.
 
 If the agent does not answer within 3 s, COMMAND runs all the same and is registered as soon as the agent does. What is refused for
-its content or its user is not run. With a -check callers come only when COMMAND is ready.`,
+its content or its user is not run. With a -check callers come only when COMMAND is ready; with an -address, when it accepts
+connections there, or after 10 s.`,
 		Args: args(cobra.MinimumNArgs(1)),
 	}
 	place := newPlaceFlags(cmd)
@@ -65,9 +67,13 @@ its content or its user is not run. With a -check callers come only when COMMAND
 
 // What a runner waits for.
 const (
-	firstTry  = 3 * time.Second // a registration, before the program is started without one
-	goodbye   = 5 * time.Second // a deregistration
-	knock     = time.Second     // between two tries to reach an agent that does not answer
+	firstTry = 3 * time.Second // a registration, before the program is started without one
+	goodbye  = 5 * time.Second // a deregistration
+	knock    = time.Second     // between two tries to reach an agent that does not answer
+
+	listenLimit = 10 * time.Second // that the program listens, if no agent checks it
+	listenPoll  = 50 * time.Millisecond
+
 	firstWord = 5 * time.Second // the server's
 )
 
@@ -77,6 +83,7 @@ type runner struct {
 	services []*configs.Service
 	drain    time.Duration
 	stderr   io.Writer
+	tried    bool // to register; what came of it may not be known
 
 	mu   sync.Mutex
 	said string // what was said last of the agent
@@ -100,14 +107,16 @@ func (r *runner) run(ctx context.Context, argv []string) error {
 	if err != nil {
 		return err
 	}
-	began, cancel := context.WithTimeout(ctx, firstTry)
-	err = r.register(began, 0)
-	cancel()
-	if denied(err) {
-		return faulty(err)
-	}
-	if err != nil {
-		r.say("%v; %s runs unregistered until the agent answers", err, argv[0])
+	if !r.elsewhere() {
+		began, cancel := context.WithTimeout(ctx, firstTry)
+		err = r.register(began, 0)
+		cancel()
+		if denied(err) {
+			return faulty(err)
+		}
+		if err != nil {
+			r.say("%v; %s runs unregistered until the agent answers", err, argv[0])
+		}
 	}
 	child := exec.Command(path, argv[1:]...)
 	child.Args[0] = argv[0]
@@ -160,6 +169,37 @@ func (r *runner) attend(child *os.Process, signals <-chan os.Signal, ended <-cha
 	}
 }
 
+// elsewhere reports whether what runs is registered with an address, where no agent checks it.
+func (r *runner) elsewhere() bool { return len(r.services[0].Endpoints) > 0 }
+
+// listen waits until the program accepts connections where it is registered elsewhere, at most listenLimit: callers come as
+// soon as it is registered.
+func (r *runner) listen(ctx context.Context) {
+	if !r.elsewhere() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, listenLimit)
+	defer cancel()
+	tick := time.NewTicker(listenPoll)
+	defer tick.Stop()
+	for _, s := range r.services {
+		for _, e := range s.Endpoints {
+			for {
+				conn, err := new(net.Dialer).DialContext(ctx, "tcp", hostPort(e))
+				if err == nil {
+					_ = conn.Close() // nothing was said
+					break
+				}
+				select {
+				case <-tick.C:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	}
+}
+
 // code makes of how a program ended what this one's exit code is.
 func code(err error) error {
 	e, ok := errors.AsType[*exec.ExitError](err)
@@ -183,6 +223,7 @@ func denied(err error) bool {
 
 // register registers all, and says what the server refuses.
 func (r *runner) register(ctx context.Context, wait time.Duration) error {
+	r.tried = true
 	for _, s := range r.services {
 		got, err := r.desk.Register(ctx, api.ServiceRequest{Service: s, Wait: configs.Duration(wait)})
 		if err != nil {
@@ -196,6 +237,9 @@ func (r *runner) register(ctx context.Context, wait time.Duration) error {
 }
 
 func (r *runner) deregister(ctx context.Context) {
+	if !r.tried {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, goodbye)
 	defer cancel()
 	for _, s := range r.services {
@@ -211,6 +255,9 @@ func refOf(s *configs.Service) api.ServiceRef {
 
 // keep registers until that has worked, then sends heartbeats, until ctx is done. A registration is its own heartbeat.
 func (r *runner) keep(ctx context.Context) {
+	if r.listen(ctx); ctx.Err() != nil {
+		return
+	}
 	wait, lost := min(firstWord, r.beat()), false
 	for {
 		pause := r.beat()

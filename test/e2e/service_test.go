@@ -189,7 +189,7 @@ func TestServicesRegisteredInEtcd(t *testing.T) {
 		if err != nil || len(got.Kvs) != 1 || got.Kvs[0].Lease == 0 {
 			t.Errorf("the key of the program: %v, %v", got, err)
 		}
-	}, func(*testing.T, *load.Report) {}) // it is called as soon as it is registered, and there are no checks in etcd
+	}, noneFailed)
 	tr.fault("it is told to end", func(t *testing.T) {
 		if err := run.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
