@@ -53,8 +53,8 @@ var agentBlock = newBlock(block[Agent]{
 	attrs: []attr[Agent]{
 		field("node", hostName(), func(a *Agent) *string { return &a.Node }, "The host's name.").orText("the token's or certificate's"),
 		field("server", list(dialAddress(), 1), func(a *Agent) *[]string { return &a.Servers }, "The servers, tried in order.").must(),
-		field("state_dir", text(), func(a *Agent) *string { return &a.StateDir }, "Where the agent keeps keys and certificates. Only its user may read it.").or(cty.StringVal("/var/lib/wattle/agent")),
-		field("run_dir", text(), func(a *Agent) *string { return &a.RunDir }, "Where its sockets are.").or(cty.StringVal("/run/wattle")),
+		field("state_dir", text(), func(a *Agent) *string { return &a.StateDir }, "Where the agent keeps keys, certificates and registrations. Only its user may read it.").or(cty.StringVal("/var/lib/wattle/agent")),
+		field("run_dir", text(), func(a *Agent) *string { return &a.RunDir }, "Where its sockets are. The agent makes it so that other users can reach agent.sock, through which workloads are registered; a folder that is there stays as it is.").or(cty.StringVal("/run/wattle")),
 		field("services_dir", text(), func(a *Agent) *string { return &a.ServicesDir }, "The folder of workloads that are registered by files.").or(cty.StringVal("/etc/wattle/services.d")),
 		field("address", address(), func(a *Agent) *netip.Addr { return &a.Address }, "The address of this host, as others reach it.").orText("as the server sees it"),
 		field("source_address", address(), func(a *Agent) *netip.Addr { return &a.SourceAddress }, "The local address to connect from.").orText("the system's choice"),

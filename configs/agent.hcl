@@ -7,10 +7,10 @@ server = ["127.0.0.1:7501"]
 # The host's name. By default that of the token or certificate.
 # node = "h1"
 
-# Where the agent keeps keys and certificates. Only its user may read it.
+# Where the agent keeps keys, certificates and registrations. Only its user may read it.
 # state_dir = "/var/lib/wattle/agent"
 
-# Where its sockets are.
+# Where its sockets are, agent.sock of wattle service among them.
 # run_dir = "/run/wattle"
 
 # The folder of workloads that are registered by files.

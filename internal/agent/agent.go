@@ -45,8 +45,12 @@ func New(o Options) (*Agent, error) {
 	if cfg.StateDir == "" || cfg.RunDir == "" {
 		return nil, errors.New("state_dir and run_dir must be set")
 	}
-	if err := errors.Join(os.MkdirAll(cfg.StateDir, 0o700), passable(cfg.RunDir)); err != nil {
+	open, err := passable(cfg.RunDir)
+	if err := errors.Join(err, os.MkdirAll(cfg.StateDir, 0o700)); err != nil {
 		return nil, err
+	}
+	if !open {
+		o.Log.Info("run_dir is closed to other users, who cannot register workloads at the agent", "run_dir", cfg.RunDir, "remedy", "chmod o+x "+cfg.RunDir)
 	}
 	if err := private(cfg.StateDir); err != nil {
 		return nil, err

@@ -159,6 +159,7 @@ func (d *desk) take(files *registrations) {
 			continue
 		}
 		s.Origin = r.GetOrigin()
+		s.Command, s.Env = nil, nil // for wattle dev; the environment may hold secrets, and everybody may list
 		e := (&entry{Service: s, file: true}).finish()
 		if old := d.declared[key]; old != nil && proto.Equal(old.wire, e.wire) && sameLease(old.Service, s) {
 			e = old

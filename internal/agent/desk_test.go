@@ -214,8 +214,13 @@ func TestAFileThatDeclaresTheSameCounts(t *testing.T) {
 		d.take(d.files.Now())
 		d.refresh(time.Now())
 	}
-	refresh(declaredBy(t, "web.hcl:1", service("web", 81)))
+	refresh(declaredBy(t, "web.hcl:1", service("web", 81, func(s *configs.Service) {
+		s.Command, s.Env = []string{"web"}, map[string]string{"PASSWORD": "hunter2"}
+	})))
 	all := d.list()
+	if text, err := json.Marshal(all); err != nil || strings.Contains(string(text), "hunter2") {
+		t.Errorf("everybody on the host reads %s, %v", text, err)
+	}
 	if len(all) != 2 || all[0].Origin != "web.hcl:1" || all[1].State != api.StateRefused || !strings.Contains(all[1].Reason, "web.hcl:1 declares it too") {
 		t.Errorf("%+v", all)
 	}

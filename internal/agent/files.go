@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -54,19 +55,17 @@ func private(path string) error {
 }
 
 // passable makes a folder that other users may pass through, to the socket that is theirs to use, but not list. What else
-// is in it is closed to them by itself.
-func passable(dir string) error {
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return err
-	}
+// is in it is closed to them by itself. A folder that is there stays as somebody made it: closed is that user's choice, and
+// reports false.
+func passable(dir string) (bool, error) {
 	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, errors.Join(os.MkdirAll(dir, 0o711), os.Chmod(dir, 0o711)) // whatever the umask
+	}
 	if err != nil {
-		return err
+		return false, err
 	}
-	if mode := info.Mode().Perm(); mode&0o011 != 0o011 {
-		return os.Chmod(dir, mode|0o011)
-	}
-	return nil
+	return info.Mode().Perm()&0o001 != 0, nil
 }
 
 // lock takes a folder for this process: a second agent on it would fight over its sockets. It is let go when the
