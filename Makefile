@@ -17,7 +17,7 @@ PKG         ?= ./...
 .PHONY: help
 help: ## List the targets
 	@echo "usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/wattle, a static binary
@@ -30,6 +30,14 @@ bin/bookinfo:
 .PHONY: demo
 demo: envoy build bin/bookinfo ## Run examples/bookinfo on loopback addresses until Ctrl-C; needs no root
 	@bin/wattle dev examples/bookinfo
+
+.PHONY: bin/demo-dns
+bin/demo-dns:
+	$(STATIC) -o $@ ./examples/registries/dns
+
+.PHONY: demo-registries
+demo-registries: envoy etcd .bin/consul .bin/nomad build bin/bookinfo bin/demo-dns ## Run examples/registries: Consul, Nomad, etcd, DNS, agents and files as one catalog
+	@examples/registries/run.sh
 
 .PHONY: test
 test: envoy etcd .bin/consul .bin/nomad ## Run all tests, with the race detector, real Envoys and real registries

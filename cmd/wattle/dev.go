@@ -31,12 +31,14 @@ func newDev() *cobra.Command {
 tree in the foreground. Hosts are loopback addresses (127.0.0.x); no root is needed. Edit the files in DIR and
 watch the mesh follow: processes are those of the policy that the server has in force, whatever the files say. What
 that does not name any more goes on until nobody uses it, for 30 s at most, or until something else needs its address.
+Its hosts are granted every service, so that wattle service register can be tried: the lines at the start name the agents' sockets.
 Ctrl-C, a closed terminal or a closed pipe ends everything and leaves nothing behind: state lives in a temporary
 folder.`,
 		Args: args(cobra.ExactArgs(1)),
 	}
 	options := varFlags(cmd)
 	http := cmd.Flags().String("http", "127.0.0.1:7500", "where the HTTP API listens, `ADDRESS:PORT`")
+	registries := cmd.Flags().String("registries", "", "a `FILE` of registry blocks for the server, which follows its changes")
 	agents := cmd.Flags().String("agents", "127.0.0.1:7501", "where agents reach the server, `ADDRESS:PORT`")
 	cmd.RunE = func(cmd *cobra.Command, a []string) error {
 		o, err := options()
@@ -51,7 +53,7 @@ folder.`,
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 		ctx, cancel := context.WithCancel(cmd.Context())
 		defer cancel()
-		d := &dev{dir: a[0], options: o, http: *http, agents: *agents, joined: map[string]bool{}, out: newLines(cmd.OutOrStdout(), cancel)}
+		d := &dev{dir: a[0], options: o, http: *http, agents: *agents, registries: *registries, joined: map[string]bool{}, out: newLines(cmd.OutOrStdout(), cancel)}
 		return d.run(ctx, b)
 	}
 	return cmd
@@ -65,6 +67,7 @@ type dev struct {
 	dir          string
 	options      configs.Options
 	http, agents string
+	registries   string // the server's file; empty: one without registries
 
 	out    *lines
 	state  string // temporary folder of everything
@@ -95,6 +98,15 @@ func (d *dev) run(ctx context.Context, b pipeline.Built) error {
 	}
 	if d.dir, err = filepath.Abs(d.dir); err != nil {
 		return err
+	}
+	if d.registries != "" {
+		if d.registries, err = filepath.Abs(d.registries); err != nil {
+			return err
+		}
+		_, diags := configs.LoadServer(d.registries)
+		if err := refuse(os.Stderr, diags); err != nil {
+			return err
+		}
 	}
 	if err := runnable(d.commands(b.Policy)); err != nil {
 		return err
@@ -272,6 +284,7 @@ func (d *dev) ready(policy *configs.Policy, proxies int, took time.Duration) {
 			d.say("gateway %s: http://%s/", g.Name, s.Bind)
 		}
 	}
+	d.say("register a workload: %s service register -socket %s", os.Args[0], filepath.Join(d.state, "HOST", "run", "agent.sock"))
 	d.say("commands that change something: export %s=%s", tokenFileEnv, d.tokenFile())
 	d.say("look around: %[1]s status, %[1]s proxy status; edit %[2]s and watch this; Ctrl-C ends it all", os.Args[0], d.dir)
 }

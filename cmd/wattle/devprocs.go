@@ -18,14 +18,16 @@ import (
 // defaultNamespace is what a service has that names none.
 const defaultNamespace = "default"
 
-// server writes the server's configuration and says how to run it.
+// server says how to run the server: with the file of registries, or an empty one.
 func (d *dev) server() (proc, error) {
-	text := fmt.Sprintf("state_dir = %q\npolicy = %q\nhttp = %q\nagents = %q\n", filepath.Join(d.state, "server"), d.dir, d.http, d.agents)
-	file := filepath.Join(d.state, "server.hcl")
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		return proc{}, err
+	file := d.registries
+	if file == "" {
+		file = filepath.Join(d.state, "server.hcl")
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			return proc{}, err
+		}
 	}
-	args := []string{d.self, "server", "-config", file}
+	args := []string{d.self, "server", "-config", file, "-state-dir", filepath.Join(d.state, "server"), "-policy", d.dir, "-http", d.http, "-agents", d.agents}
 	for _, name := range slices.Sorted(maps.Keys(d.options.Vars)) {
 		args = append(args, "-var", name+"="+d.options.Vars[name])
 	}
@@ -91,7 +93,7 @@ func (d *dev) agent(ctx context.Context, policy *configs.Policy, h *configs.Host
 	}
 	tokenFile := filepath.Join(home, "token")
 	if !d.joined[h.Name] {
-		token, err := d.client.CreateToken(ctx, api.TokenRequest{Node: h.Name})
+		token, err := d.client.CreateToken(ctx, api.TokenRequest{Node: h.Name, Services: []string{"*/*"}})
 		if err != nil {
 			return p, fmt.Errorf("make a join token for %s: %w", h.Name, err)
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,18 +42,36 @@ with a restart. A file that is wrong changes nothing; wattle status says what is
 		Args: args(cobra.NoArgs),
 	}
 	file := cmd.Flags().String("config", "/etc/wattle/server.hcl", "the server's configuration `FILE`")
+	var over configs.Server // what is set here is used instead of the file's
+	cmd.Flags().StringVar(&over.StateDir, "state-dir", "", "the `FOLDER` of keys, tokens and revisions, instead of the file's state_dir")
+	cmd.Flags().StringVar(&over.Policy, "policy", "", "the `FOLDER` of policy files, instead of the file's policy")
+	cmd.Flags().StringVar(&over.HTTP, "http", "", "where the HTTP API listens, `ADDRESS:PORT` or unix:PATH, instead of the file's http")
+	cmd.Flags().StringVar(&over.Agents, "agents", "", "where agents connect, `ADDRESS:PORT`, instead of the file's agents")
 	options := varFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		vars, err := options()
 		if err != nil {
 			return err
 		}
-		cfg, diags := configs.LoadServer(*file)
+		if over.HTTP != "" && !strings.HasPrefix(over.HTTP, "unix:") {
+			if err := onLoopback("-http", over.HTTP); err != nil {
+				return err
+			}
+		}
+		load := func() (*configs.Server, configs.Diagnostics) {
+			cfg, diags := configs.LoadServer(*file)
+			if cfg != nil {
+				cfg.StateDir, cfg.Policy = cmp.Or(over.StateDir, cfg.StateDir), cmp.Or(over.Policy, cfg.Policy)
+				cfg.HTTP, cfg.Agents = cmp.Or(over.HTTP, cfg.HTTP), cmp.Or(over.Agents, cfg.Agents)
+			}
+			return cfg, diags
+		}
+		cfg, diags := load()
 		if err := refuse(cmd.ErrOrStderr(), diags); err != nil {
 			return err
 		}
 		log := newLog(cmd.OutOrStdout(), cfg.LogLevel, cfg.LogFormat)
-		s, err := openServer(log, cmd, cfg, *file, vars)
+		s, err := openServer(log, cmd, cfg, &serverFile{log: log, path: *file, load: load, started: cfg}, vars)
 		if err != nil {
 			return err
 		}
@@ -85,7 +104,7 @@ const pace = time.Second
 const agentNames = 1024
 
 // openServer makes the parts and wires them. Nothing runs or listens yet.
-func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, file string, vars configs.Options) (s *server, err error) {
+func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, file *serverFile, vars configs.Options) (s *server, err error) {
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return nil, err
 	}
@@ -115,7 +134,8 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, file 
 	if err != nil {
 		return nil, err
 	}
-	s.file = newServerFile(log, file, cfg, s.registry, s.registrar)
+	s.file = file
+	s.file.registry, s.file.mesh = s.registry, s.registrar
 	if diags := s.file.apply(cfg); diags.HasErrors() {
 		return nil, refuse(cmd.ErrOrStderr(), diags)
 	}

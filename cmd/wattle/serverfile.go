@@ -25,6 +25,7 @@ const meshRegistry = "mesh"
 type serverFile struct {
 	log      *slog.Logger
 	path     string
+	load     func() (*configs.Server, configs.Diagnostics)
 	started  *configs.Server // what the server started with
 	registry *registry.Aggregator
 	mesh     registry.Source
@@ -38,10 +39,6 @@ type serverFile struct {
 type source struct {
 	registry.Source
 	fingerprint string
-}
-
-func newServerFile(log *slog.Logger, path string, started *configs.Server, to *registry.Aggregator, mesh registry.Source) *serverFile {
-	return &serverFile{log: log, path: path, started: started, registry: to, mesh: mesh}
 }
 
 // diagnostics returns what is wrong with the file as it is now.
@@ -58,7 +55,7 @@ func (f *serverFile) watch(ctx context.Context) error {
 
 // reload brings the file into force if it is right.
 func (f *serverFile) reload() {
-	cfg, diags := configs.LoadServer(f.path)
+	cfg, diags := f.load()
 	if !diags.HasErrors() {
 		diags = append(diags, f.apply(cfg)...)
 	}

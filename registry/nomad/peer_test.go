@@ -123,6 +123,7 @@ func (p *peer) start() {
 	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "AWS_CA_BUNDLE=") || strings.HasPrefix(v, "NOMAD_")
 	})
+	p.cmd.Env = append(p.cmd.Env, peers.NomadMark(p.dir))
 	p.cmd.Stdout, p.cmd.Stderr = &p.logs, &p.logs
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)

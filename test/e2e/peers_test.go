@@ -120,7 +120,7 @@ func (m *mesh) startNomad(t *testing.T, ip string) *nomad {
 			t.Fatal(err)
 		}
 		// With AWS_CA_BUNDLE its fingerprinting would fail.
-		p := m.peer(name, "env", "-u", "AWS_CA_BUNDLE", filepath.Join(suite.root, ".bin", "nomad"), "agent", "-config", m.path(name+".json"))
+		p := m.peer(name, "env", "-u", "AWS_CA_BUNDLE", peers.NomadMark(m.path("nomad-client")), filepath.Join(suite.root, ".bin", "nomad"), "agent", "-config", m.path(name+".json"))
 		p.start(t)
 		return p
 	}

@@ -1,7 +1,6 @@
 package peers
 
 import (
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,7 +28,11 @@ func NomadConfig(dir, ip string, ports [3]int) map[string]any {
 	}
 }
 
-// SweepNomad ends what runs in the folder of a Nomad agent that has ended, and takes away what it mounted there.
+// NomadMark is a variable for the environment of an agent with this folder, which all that it starts has, too.
+func NomadMark(dir string) string { return "WATTLE_NOMAD=" + dir }
+
+// SweepNomad ends what a Nomad agent that has ended, and had the mark, has left running, and takes away what it mounted
+// in its folder.
 func SweepNomad(t testing.TB, dir string) {
 	t.Helper()
 	procs, err := procfs.AllProcs()
@@ -37,12 +40,8 @@ func SweepNomad(t testing.TB, dir string) {
 		t.Fatal(err)
 	}
 	for _, x := range procs {
-		if x.PID == os.Getpid() {
-			continue
-		}
-		uses, _ := x.FileDescriptorTargets() // of one that has ended: none
-		cwd, _ := x.Cwd()
-		if slices.ContainsFunc(append(uses, cwd), func(path string) bool { return strings.HasPrefix(path, dir+"/") }) {
+		env, _ := x.Environ() // of one that has ended: none
+		if slices.Contains(env, NomadMark(dir)) {
 			_ = syscall.Kill(x.PID, syscall.SIGKILL)
 		}
 	}
