@@ -25,6 +25,9 @@ func (h Hold) exceeded(gone, were int) bool {
 	return h.Share > 0 && gone > 0 && float64(gone) > h.Share*float64(were)
 }
 
+// settle is how long an endpoint must have been there for its disappearance to count.
+const settle = 5 * time.Second
+
 // Held says that endpoints of one service are served though their registry no longer names them.
 type Held struct {
 	Service   Name      `json:"service"`
@@ -40,7 +43,7 @@ type absent struct {
 	endpoint *Endpoint
 	service  *Service // the last that had it
 	at       time.Time
-	young    bool // it came and went within the window: it does not count for the share
+	young    bool // it came and went within settle: it does not count for the share
 	held     bool
 	until    time.Time // if held
 	reason   string    // likewise
@@ -142,11 +145,13 @@ func (k *keeper) note(old, new *Service, now time.Time) (shrunk bool) {
 	}
 	for id, e := range before {
 		l = k.ledger(name, l)
-		_, young := l.arrived[id]
+		came, young := l.arrived[id]
 		if young {
 			delete(l.arrived, id)
 			k.arrived--
-		} else {
+			young = now.Sub(came) < settle
+		}
+		if !young {
 			k.gone++
 			l.missing++
 		}

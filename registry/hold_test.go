@@ -106,6 +106,10 @@ func TestMassDisappearanceIsHeld(t *testing.T) {
 			h.after(moment, of("a", 5, 8))
 			h.after(moment)
 		}, "a: 5 6 7 8"},
+		{"what stayed for a while counts", []*Service{of("a", 1, 2)}, func(h *holding) {
+			h.after(moment, of("a", 1, 5))
+			h.after(6*time.Second, of("a", 1, 1))
+		}, "a: 1 2 3 4 5"},
 		{"what stays for longer than the window counts", []*Service{of("a", 1, 2)}, func(h *holding) {
 			h.after(moment, of("a", 1, 9))
 			h.after(31*time.Second, of("a", 1, 2))

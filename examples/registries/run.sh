@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 here=examples/registries
 unset AWS_CA_BUNDLE # Nomad's fingerprinting fails with it
+((EUID == 0)) || { echo "Nomad's client needs root: sudo make demo-registries" >&2; exit 1; }
 work=$(mktemp -d)
 export TMPDIR=$work # what the others keep goes with it
 
@@ -58,22 +59,22 @@ start etcd .bin/etcd --data-dir "$work/etcd" --listen-client-urls http://127.0.2
 start dns bin/demo-dns -zone "$here/dns/demo.example.zone" -listen 127.0.2.4:5353
 
 app() { start "$1-$2" bin/bookinfo -service "$1" -version "$2" -host "$3" -listen "$4:9080" -upstream ratings=127.0.1.3:9081; }
-app reviews v1 consul 127.0.2.11
-app reviews v3 etcd 127.0.2.13
-app ratings v1 dns 127.0.2.21
+app reviews v1 consul 127.0.3.1
+app reviews v3 etcd 127.0.3.3
+app ratings v1 dns 127.0.3.4
 app details v1 h2 127.0.1.2
 
 echo "starting the mesh"
-start wattle bin/wattle dev -registries "$here/registries.hcl" "$here/mesh"
+start wattle bin/wattle dev -http 127.0.0.1:7500 -agents 127.0.0.1:7501 -registries "$here/registries.hcl" "$here/mesh"
 until_it "the mesh" grep -q "ready in" "$work/wattle.log"
 socket=$(echo "$work"/wattle-dev-*/h2/run/agent.sock)
 token=$(echo "$work"/wattle-dev-*/server/admin.token)
 
 echo "registering reviews v1 in Consul, v2 as a Nomad job, v3 in etcd, and details at its agent; ratings is in the DNS"
-until_it "Consul" .bin/consul services register -http-addr http://127.0.2.1:8500 -id reviews-v1 -name reviews -address 127.0.2.11 -port 9080 -meta version=v1
+until_it "Consul" .bin/consul services register -http-addr http://127.0.2.1:8500 -id reviews-v1 -name reviews -address 127.0.3.1 -port 9080 -meta version=v1
 until_it "Nomad" bash -c ".bin/nomad node status -address http://127.0.2.2:4646 | grep -q ready"
 until_it "Nomad's job" .bin/nomad job run -address http://127.0.2.2:4646 -detach -var "app=$PWD/bin/bookinfo" "$here/nomad/reviews.nomad"
-bin/wattle service register -registry etcd -endpoint http://127.0.2.3:2379 -name reviews -instance v3 -address 127.0.2.13 -port 9080 -meta version=v3
+bin/wattle service register -registry etcd -endpoint http://127.0.2.3:2379 -name reviews -instance v3 -address 127.0.3.3 -port 9080 -meta version=v3
 bin/wattle service register -socket "$socket" -name details -port 9080 -local 127.0.1.2:9080 -meta version=v1 -check http=/healthz
 page() { curl -sf -H 'Accept: application/json' http://127.0.0.1:8080/productpage; }
 sees() { page | grep -q "\"service\":\"reviews\",\"version\":\"$1\""; }

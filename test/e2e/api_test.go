@@ -149,6 +149,7 @@ func limited(t *testing.T) context.Context {
 // endpoint is one endpoint of the catalog.
 type endpoint struct {
 	Address, Health, Reason string
+	Sources                 []string
 	ServicePort             uint16 `json:"service_port"`
 }
 

@@ -180,7 +180,7 @@ func tail(file string, lines int) string {
 // build builds the programs that the tests run.
 func build(dir string) error {
 	var wg sync.WaitGroup
-	programs := [][2]string{{"wattle", "./cmd/wattle"}, {"app", "./test/load/app"}, {"bookinfo", "./examples/bookinfo/app"}}
+	programs := [][2]string{{"wattle", "./cmd/wattle"}, {"app", "./test/load/app"}, {"bookinfo", "./examples/bookinfo/app"}, {"demo-dns", "./examples/registries/dns"}}
 	errs := make([]error, len(programs))
 	for i, p := range programs {
 		wg.Go(func() {

@@ -9,7 +9,7 @@ job "reviews" {
     service {
       name     = "reviews"
       provider = "nomad"
-      address  = "127.0.2.12"
+      address  = "127.0.3.2"
       port     = "9080"
       tags     = ["version=v2"]
     }
@@ -19,7 +19,7 @@ job "reviews" {
 
       config {
         command = var.app
-        args = ["-service", "reviews", "-version", "v2", "-host", "nomad", "-listen", "127.0.2.12:9080",
+        args = ["-service", "reviews", "-version", "v2", "-host", "nomad", "-listen", "127.0.3.2:9080",
         "-upstream", "ratings=127.0.1.3:9081"]
       }
       resources {
