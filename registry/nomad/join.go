@@ -166,40 +166,45 @@ func (t *table) place(r *registration) (string, int) {
 // endpoint makes an instance's endpoint without its place, false if the instance has ended.
 func (t *table) endpoint(r *registration) (*registry.Endpoint, bool) {
 	a, n := t.allocs[r.AllocID], t.nodes[r.NodeID]
-	health, reason, over := healthOf(a, n)
-	if over {
+	if over(a) {
 		if _, known := t.dead[r.ID]; !known {
 			t.dead[r.ID] = t.now()
 		}
 		return nil, false
 	}
 	delete(t.dead, r.ID)
+	health, reason := healthOf(a, n)
+	if health == "" {
+		return nil, false
+	}
 	return &registry.Endpoint{
 		Health: health, Reason: reason, Meta: t.labels(r, a, n), Locality: registry.Locality{Region: r.Datacenter},
 	}, true
 }
 
-// healthOf says what the states of an instance's allocation and node come to; either may be nil. over: it has ended.
-func healthOf(a *alloc, n *node) (h registry.Health, reason string, over bool) {
+// over reports whether an allocation, which may be nil, has ended.
+func over(a *alloc) bool {
+	return a == nil || a.ClientStatus == clientComplete || a.ClientStatus == clientFailed
+}
+
+// healthOf says what the states of an instance's allocation, which has not ended, and of its node, which may be nil, come
+// to; nothing if it does not run yet: a group's service is registered before.
+func healthOf(a *alloc, n *node) (h registry.Health, reason string) {
 	switch {
-	case a == nil:
-		return "", "", true
-	case a.ClientStatus == clientComplete || a.ClientStatus == clientFailed:
-		return "", "", true
-	case a.ClientStatus != clientPending && a.ClientStatus != clientRunning: // lost, unknown
-		return registry.Unhealthy, "its allocation is " + a.ClientStatus, false
-	case n == nil:
-		return registry.Unhealthy, "its node is not known", false
-	case n.Status != nodeReady && n.Status != nodeInitialises:
-		return registry.Unhealthy, "its node is " + n.Status, false
-	case a.DesiredStatus != desiredRun:
-		return registry.Draining, "its allocation is to " + a.DesiredStatus, false
 	case a.ClientStatus == clientPending:
-		return registry.Unhealthy, "its allocation is pending", false
+		return "", ""
+	case a.ClientStatus != clientRunning: // lost, unknown
+		return registry.Unhealthy, "its allocation is " + a.ClientStatus
+	case n == nil:
+		return registry.Unhealthy, "its node is not known"
+	case n.Status != nodeReady && n.Status != nodeInitialises:
+		return registry.Unhealthy, "its node is " + n.Status
+	case a.DesiredStatus != desiredRun:
+		return registry.Draining, "its allocation is to " + a.DesiredStatus
 	case a.DeploymentStatus != nil && a.DeploymentStatus.Healthy != nil && !*a.DeploymentStatus.Healthy:
-		return registry.Unhealthy, "its deployment finds it unhealthy", false
+		return registry.Unhealthy, "its deployment finds it unhealthy"
 	}
-	return registry.Healthy, "", false
+	return registry.Healthy, ""
 }
 
 // labels are an instance's tags, the chosen metadata of its node, and where it comes from.

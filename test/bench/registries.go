@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,10 +17,13 @@ import (
 	"time"
 
 	consulapi "github.com/hashicorp/consul/api"
+	nomadapi "github.com/hashicorp/nomad/api"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api"
+	"github.com/wattle-mesh/wattle/test/peers"
 )
 
 // Where the mesh of this measurement is.
@@ -27,19 +31,21 @@ const (
 	benchHost = "127.77.0.2"
 	consulIP  = "127.77.0.3"
 	etcdIP    = "127.77.0.4"
+	nomadIP   = "127.77.0.5"
 )
 
 // quiet is how long a service does not change before it is measured: the server changes one at most once a second.
 const quiet = 1100 * time.Millisecond
 
 // kinds are the registries, each with one service, of-KIND, that the host calls.
-var kinds = []string{"consul", "etcd", "static"}
+var kinds = []string{"consul", "nomad", "etcd", "static"}
 
 // field is a server, an agent with its Envoy, and real registries.
 type field struct {
 	dir       string
 	processes []*exec.Cmd
 	consul    *consulapi.Client
+	nomad     *nomadapi.Client
 	etcd      *clientv3.Client
 	envoy     *http.Client // its admin interface
 	instance  string       // that Consul has
@@ -56,10 +62,8 @@ func (d *driver) registries(ctx context.Context) (err error) {
 	for _, kind := range kinds {
 		var took []time.Duration
 		for range 2 + 3*d.effort.repeats {
-			select {
-			case <-time.After(quiet):
-			case <-ctx.Done():
-				return ctx.Err()
+			if err := f.pause(ctx); err != nil {
+				return err
 			}
 			change++
 			t, err := f.change(ctx, kind, marker(change).String())
@@ -68,9 +72,72 @@ func (d *driver) registries(ctx context.Context) (err error) {
 			}
 			took = append(took, t)
 		}
-		d.out.note(fmt.Sprintf("endpoint change in a registry %s to the real Envoy, p50", kind), milliseconds(median(took[2:])), "ms")
+		what := "endpoint change in a registry " + kind
+		if kind == "nomad" { // it says of the allocation first that it changes, and what, within the second that a service has for a change
+			what += ", an update in place which is two,"
+		}
+		d.out.note(what+" to the real Envoy, p50", milliseconds(median(took[2:])), "ms")
 	}
+	return f.registrations(ctx, d)
+}
+
+// registrations measures how long a workload that is registered at its agent takes to be called by the real Envoy: its
+// certificate is made meanwhile, and its chain put into the Envoy of its host.
+func (f *field) registrations(ctx context.Context, d *driver) error {
+	agent := api.NewClient(api.ClientOptions{Address: "unix:" + filepath.Join(f.dir, "run", "agent.sock"), Agent: true})
+	defer agent.Close()
+	ref := api.ServiceRef{Namespace: "default", Name: registered, Instance: "b"}
+	var took []time.Duration
+	for range 2 + 3*d.effort.repeats {
+		began := time.Now()
+		if err := register(ctx, agent, ref.Instance, 9002); err != nil {
+			return fmt.Errorf("register: %w", err)
+		}
+		if err := await(ctx, "the workload in Envoy", func() error { return f.shows(ctx, 1, benchHost+":7444::health_flags::healthy") }); err != nil {
+			return err
+		}
+		took = append(took, time.Since(began))
+		if err := f.pause(ctx); err != nil {
+			return err
+		}
+		if _, err := agent.Deregister(ctx, ref); err != nil {
+			return fmt.Errorf("deregister: %w", err)
+		}
+		gone := func() error {
+			if f.shows(ctx, 1, benchHost+":7444::health_flags::") == nil {
+				return errors.New("it is still there")
+			}
+			return ctx.Err()
+		}
+		if err := errors.Join(await(ctx, "Envoy without the workload", gone), f.pause(ctx)); err != nil {
+			return err
+		}
+	}
+	d.out.note("wattle service register to the real Envoy that calls it, p50", milliseconds(median(took[2:])), "ms")
 	return nil
+}
+
+// registered is the service of the host's own workloads.
+const registered = "of-register"
+
+// register registers an instance of it.
+func register(ctx context.Context, agent *api.Client, instance string, port uint16) error {
+	local := netip.AddrPortFrom(netip.MustParseAddr(benchHost), port)
+	_, err := agent.Register(ctx, api.ServiceRequest{Service: &configs.Service{
+		Block: configs.Block{Namespace: "default", Name: registered}, Instance: instance, Weight: 1,
+		Ports: []configs.ServicePort{{Number: 80, Protocol: "http", Local: local}},
+	}})
+	return err
+}
+
+// pause lets a moment pass without a change.
+func (f *field) pause(ctx context.Context) error {
+	select {
+	case <-time.After(quiet):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // start starts all of it and waits until the Envoy has every service.
@@ -81,6 +148,13 @@ func (f *field) start(ctx context.Context, wattle string) error {
 		"ports":       map[string]any{"dns": -1, "grpc": -1, "grpc_tls": -1},
 		"performance": map[string]any{"raft_multiplier": 1}, "connect": map[string]any{"enabled": false},
 	})
+	if err != nil {
+		return err
+	}
+	conf := peers.NomadConfig("", nomadIP, [3]int{4646, 4647, 4648})
+	delete(conf, "data_dir") // -dev has one of its own, in TMPDIR
+	delete(conf, "server")
+	nomad, err := json.Marshal(conf)
 	if err != nil {
 		return err
 	}
@@ -98,15 +172,19 @@ http      = "unix:%[1]s/http.sock"
 agents    = "%[2]s"
 
 registry "consul" "consul" { address = "http://%[3]s:8500" }
+registry "nomad" "nomad" { address = "http://%[5]s:4646" }
 registry "etcd" "etcd" { endpoints = ["http://%[4]s:2379"] }
 registry "static" "static" { path = "%[1]s/services" }
-`, f.dir, agents, consulIP, etcdIP)),
+`, f.dir, agents, consulIP, etcdIP, nomadIP)),
+		os.MkdirAll(filepath.Join(f.dir, "nomad"), 0o700),
+		writeFile(f.dir, "nomad.json", string(nomad)),
 	); err != nil {
 		return err
 	}
 	peer := "http://" + etcdIP + ":2380"
 	for _, argv := range [][]string{
 		{".bin/consul", "agent", "-config-file", filepath.Join(f.dir, "consul.json")},
+		{"env", "-u", "AWS_CA_BUNDLE", "TMPDIR=" + filepath.Join(f.dir, "nomad"), ".bin/nomad", "agent", "-dev", "-config", filepath.Join(f.dir, "nomad.json")},
 		{".bin/etcd", "--name", "e1", "--data-dir", filepath.Join(f.dir, "etcd"), "--log-level", "error",
 			"--listen-client-urls", "http://" + etcdIP + ":2379", "--advertise-client-urls", "http://" + etcdIP + ":2379",
 			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "e1=" + peer},
@@ -116,6 +194,12 @@ registry "static" "static" { path = "%[1]s/services" }
 		}
 	}
 	if f.consul, err = consulapi.NewClient(&consulapi.Config{Address: "http://" + consulIP + ":8500"}); err != nil {
+		return err
+	}
+	if f.nomad, err = nomadapi.NewClient(&nomadapi.Config{Address: "http://" + nomadIP + ":4646"}); err != nil {
+		return err
+	}
+	if err := await(ctx, "Nomad's node", f.nodeReady); err != nil {
 		return err
 	}
 	f.etcd, err = clientv3.New(clientv3.Config{Endpoints: []string{"http://" + etcdIP + ":2379"}, Logger: zap.NewNop()})
@@ -140,9 +224,22 @@ registry "static" "static" { path = "%[1]s/services" }
 		}
 		return new(net.Dialer).DialContext(ctx, "unix", socks[0])
 	}}}
+	agent := api.NewClient(api.ClientOptions{Address: "unix:" + filepath.Join(f.dir, "run", "agent.sock"), Agent: true})
+	defer agent.Close()
+	if err := await(ctx, "the agent", func() error { return register(ctx, agent, "a", 9001) }); err != nil {
+		return err
+	}
 	return await(ctx, "Envoy", func() error {
-		return f.has(ctx, len(kinds), marker(0).String())
+		return errors.Join(f.has(ctx, len(kinds), marker(0).String()), f.shows(ctx, 1, benchHost+":7443::health_flags::healthy"))
 	})
+}
+
+func (f *field) nodeReady() error {
+	nodes, _, err := f.nomad.Nodes().List(nil)
+	if err == nil && (len(nodes) == 0 || nodes[0].Status != "ready") {
+		err = errors.New("it is not ready")
+	}
+	return err
 }
 
 // callerOfKinds is the host whose Envoy is looked at.
@@ -152,6 +249,7 @@ func callerOfKinds() string {
 	for i, kind := range kinds {
 		fmt.Fprintf(&b, "    upstream \"of-%s\" { bind = \"%s:%d\" }\n", kind, benchHost, 10000+i)
 	}
+	fmt.Fprintf(&b, "    upstream %q { bind = \"%s:%d\" }\n", registered, benchHost, 10000+len(kinds))
 	b.WriteString("  }\n}\n")
 	return b.String()
 }
@@ -162,7 +260,7 @@ func (f *field) join(ctx context.Context, wattle, agents string) error {
 	defer client.Close()
 	var token api.TokenResponse
 	err := await(ctx, "the server", func() (err error) {
-		token, err = client.CreateToken(ctx, api.TokenRequest{Node: "h1"})
+		token, err = client.CreateToken(ctx, api.TokenRequest{Node: "h1", Services: []string{registered}})
 		return err
 	})
 	if err != nil {
@@ -238,6 +336,18 @@ func (f *field) write(ctx context.Context, kind, address string) error {
 			f.instance = address
 		}
 		return err
+	case "nomad": // the job is updated in place: its task runs on
+		j := peers.NomadJob("default", "of-nomad", peers.NomadGroup{Name: "g", Service: "of-nomad", Address: address, Port: "80"})
+		if _, _, err := f.nomad.Jobs().Register(j, nil); err != nil {
+			return err
+		}
+		return await(ctx, "Nomad to list it", func() error {
+			all, _, err := f.nomad.Services().Get("of-nomad", nil)
+			if err == nil && (len(all) != 1 || all[0].Address != address) {
+				err = errors.New("it is not listed")
+			}
+			return err
+		})
 	case "etcd":
 		_, err := f.etcd.Put(ctx, "/wattle/services/default/of-etcd/i1", fmt.Sprintf(`{"address": %q, "ports": [{"number": 80}]}`, address))
 		return err
@@ -253,12 +363,20 @@ func (f *field) change(ctx context.Context, kind, address string) (time.Duration
 	if err := f.write(ctx, kind, address); err != nil {
 		return 0, err
 	}
+	if kind == "nomad" {
+		began = time.Now() // since it is listed: until then Nomad schedules
+	}
 	err := await(ctx, "Envoy", func() error { return f.has(ctx, 1, address) })
 	return time.Since(began), err
 }
 
 // has fails as long as the Envoy has not n endpoints of an address.
 func (f *field) has(ctx context.Context, n int, address string) error {
+	return f.shows(ctx, n, address+":80::cx_active::")
+}
+
+// shows fails as long as the Envoy does not say something of n endpoints.
+func (f *field) shows(ctx context.Context, n int, what string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://envoy/clusters", nil)
 	if err != nil {
 		return err
@@ -272,7 +390,7 @@ func (f *field) has(ctx context.Context, n int, address string) error {
 	if err != nil {
 		return err
 	}
-	if got := strings.Count(string(text), "::"+address+":80::cx_active::"); got < n {
+	if got := strings.Count(string(text), "::"+what); got < n {
 		return fmt.Errorf("it has %d of %d endpoints", got, n)
 	}
 	return nil
