@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"iter"
 	"slices"
+	"strings"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 )
@@ -62,6 +63,26 @@ func (c *Catalog) Service(n Name) *Service {
 
 // Len returns the number of services.
 func (c *Catalog) Len() int { return c.Services.Len() }
+
+// ByPrecedence puts names of registries in the order in which they are asked: the one whose word holds first. It does
+// not change names. One that the catalog was not merged from comes last.
+func (c *Catalog) ByPrecedence(names []string) []string {
+	rank := func(name string) int {
+		i := slices.IndexFunc(c.inputs.sets, func(s Set) bool { return s.Name == name })
+		if i < 0 {
+			return len(c.inputs.sets)
+		}
+		return i
+	}
+	out := slices.Clone(names)
+	slices.SortStableFunc(out, func(a, b string) int {
+		if d := rank(a) - rank(b); d != 0 {
+			return d
+		}
+		return strings.Compare(a, b)
+	})
+	return out
+}
 
 // All yields the services in the order of their keys.
 func (c *Catalog) All() iter.Seq[*Service] {

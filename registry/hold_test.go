@@ -278,6 +278,15 @@ func TestTheAggregatorHoldsUntilAnOperatorAccepts(t *testing.T) {
 		if s[1].Endpoints != 0 {
 			t.Error("a registry without a hold holds")
 		}
+		holds, which := a.Holds(), a.HeldOf(service("a").Name)
+		if len(holds) != 1 || !slices.Equal(holds["consul"], s[0].Held) || len(which) != 4 || len(a.HeldOf(service("b").Name)) != 0 {
+			t.Errorf("held %+v, of a %+v", holds, which)
+		}
+		for i, h := range which {
+			if h.Registry != "consul" || !h.Is(of("a", 1, 4).Endpoints[i]) || h.Is(outside("10.0.0.9")) || h.Until.Sub(h.Since) != 10*time.Minute || h.Reason == "" {
+				t.Errorf("%+v", h)
+			}
+		}
 		if _, ok := a.Accept("nobody"); ok {
 			t.Error("an unknown registry was accepted")
 		}

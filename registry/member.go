@@ -201,8 +201,8 @@ func (m *member) runs(run int) bool {
 	return m.run == run
 }
 
-// install brings what the keeper serves into force, and reports whether this changes anything. The source has just
-// published, or not. The caller holds work.
+// install brings what the keeper serves into force, and reports whether this changes anything, be it only what of it is
+// held. The source has just published, or not. The caller holds work.
 func (m *member) install(published bool, was []Diagnostic) bool {
 	held := m.keep.holds()
 	m.a.mu.Lock()
@@ -226,7 +226,8 @@ func (m *member) install(published bool, was []Diagnostic) bool {
 	if first {
 		m.a.o.Log.Info("registry synced", "registry", m.Name, "services", m.status.Services, "endpoints", m.status.Endpoints)
 	}
-	if changed || first || !slices.Equal(m.held, held) {
+	otherwise := !slices.Equal(m.held, held) // held, though it may be served as before
+	if changed || first || otherwise {
 		m.tellHolds(held)
 		m.held = held
 		m.unsaved = true
@@ -236,7 +237,7 @@ func (m *member) install(published bool, was []Diagnostic) bool {
 		m.faults = m.checked.ds
 		m.a.tell(m, was, m.faults)
 	}
-	return changed || first
+	return changed || first || otherwise
 }
 
 // tellHolds logs what begins and ends to be held.
