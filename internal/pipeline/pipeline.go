@@ -85,12 +85,14 @@ type State struct {
 	Diagnostics configs.Diagnostics // of the last attempt; errors mean that it was rejected
 	Rejected    bool                // the folder holds a policy that is not in force
 	Changed     time.Time
+	Ages        registry.Ages // of the endpoints of View's Amended services
+	Step        *Step         // what led here
 }
 
 // New makes a Loop that does nothing until Run.
 func New(o Options) *Loop {
 	l := &Loop{o: o, poke: make(chan struct{}, 1), accept: make(chan chan struct{}), ready: make(chan struct{}), rounds: map[uint64]news{}}
-	l.state.Store(&State{})
+	l.state.Store(&State{Step: newStep()})
 	return l
 }
 

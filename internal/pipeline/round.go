@@ -39,7 +39,7 @@ func newRound(l *Loop) (*round, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the allotted mesh ports: %w", err)
 	}
-	return &round{l: l, loader: configs.NewLoader(l.o.Config), state: State{View: &mesh.View{Ports: ports}}, pacer: pacer{gap: l.o.Pace}}, nil
+	return &round{l: l, loader: configs.NewLoader(l.o.Config), state: State{View: &mesh.View{Ports: ports}, Step: l.State().Step}, pacer: pacer{gap: l.o.Pace}}, nil
 }
 
 // run brings a new policy into force if there is one and it is good; else the world's changes with the policy
@@ -202,8 +202,12 @@ func (r *round) commit(next *State, diags configs.Diagnostics, began time.Time) 
 	r.pacer.note(r.state.Catalog, next.Catalog, began)
 	first := !r.state.Ready
 	next.Ready, next.Changed = true, began
+	before, step := r.state.Step, newStep()
+	step.Services, step.All = touched(next)
+	next.Ages, next.Step = r.state.Ages.Next(step.Services, next.View.Amended, began), step
 	r.state = *next
 	r.l.state.Store(next)
+	before.follow(step)
 	if n.revision && r.l.o.OnPolicy != nil {
 		r.l.o.OnPolicy(next.Policy)
 	}
