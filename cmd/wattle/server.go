@@ -292,7 +292,7 @@ func (s *server) serveHTTP(ctx context.Context, l net.Listener, token string) er
 	return api.Serve(ctx, l, api.NewHandler(api.HTTPOptions{
 		Log: s.log, AdminToken: token, Version: version, Node: s.nodes,
 		State: s.loop.State, AcceptPolicy: s.loop.Accept, PolicyDir: s.cfg.Policy, Proxies: s.xds.Proxies,
-		Registries: s.registry.Status, Accept: s.registry.Accept, ServerFile: s.file.diagnostics,
+		Registries: s.registry.Status, Accept: s.registry.Accept, Holds: s.registry, ServerFile: s.file.diagnostics,
 		Metrics: promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}),
 	}))
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -34,6 +35,7 @@ type Client struct {
 	o    ClientOptions
 	base string
 	http *http.Client
+	long *http.Client // for answers that do not end
 }
 
 // NewClient makes a client. It connects to nothing yet.
@@ -46,7 +48,7 @@ func NewClient(o ClientOptions) *Client {
 			return new(net.Dialer).DialContext(ctx, "unix", path)
 		}
 	}
-	c.http.Transport = transport
+	c.http.Transport, c.long = transport, &http.Client{Transport: transport}
 	return c
 }
 
@@ -61,6 +63,51 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 // Catalog returns the catalog's JSON.
 func (c *Client) Catalog(ctx context.Context) (json.RawMessage, error) {
 	return get[json.RawMessage](ctx, c, "/v1/catalog")
+}
+
+// CatalogServices returns the services of the catalog that the query picks; docs/http-api.md says what it may hold.
+func (c *Client) CatalogServices(ctx context.Context, query url.Values) ([]CatalogService, error) {
+	all, err := get[CatalogServices](ctx, c, "/v1/catalog/services?"+query.Encode())
+	return all.Services, err
+}
+
+// Describe returns one service of the catalog, and how it is called.
+func (c *Client) Describe(ctx context.Context, n registry.Name) (DescribedService, error) {
+	return get[DescribedService](ctx, c, servicePath(n))
+}
+
+// WatchCatalog calls each with the services that the query picks, and then again with each that changes, until ctx is
+// done, the connection breaks, or each returns an error, which it returns.
+func (c *Client) WatchCatalog(ctx context.Context, query url.Values, each func(CatalogEvent) error) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/v1/catalog/watch?"+query.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.long.Do(req)
+	if err != nil {
+		return c.unreachable(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= http.StatusMultipleChoices {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		return c.refused(resp, text)
+	}
+	in := bufio.NewScanner(resp.Body)
+	in.Buffer(nil, maxAnswer)
+	for in.Scan() {
+		var e CatalogEvent
+		if err := json.Unmarshal(in.Bytes(), &e); err != nil {
+			return fmt.Errorf("server at %s: /v1/catalog/watch: %w", c.o.Address, err)
+		}
+		if err := each(e); err != nil {
+			return err
+		}
+	}
+	err = in.Err()
+	if err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("server at %s: read what it says: %w", c.o.Address, err)
 }
 
 // Policy returns the JSON of the policy in force.
@@ -158,13 +205,7 @@ func do[T any](ctx context.Context, c *Client, method, path, token string, body 
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		if u, ok := errors.AsType[*url.Error](err); ok {
-			err = u.Err // the rest repeats the address
-		}
-		if c.o.Agent {
-			return out, fmt.Errorf("agent at %s: %w; is it running, and is WATTLE_SOCKET right?", c.o.Address, err)
-		}
-		return out, fmt.Errorf("server at %s: %w; is it running, and is WATTLE_ADDR right?", c.o.Address, err)
+		return out, c.unreachable(err)
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
@@ -172,14 +213,30 @@ func do[T any](ctx context.Context, c *Client, method, path, token string, body 
 		return out, fmt.Errorf("server at %s: read its answer: %w", c.o.Address, err)
 	}
 	if resp.StatusCode >= http.StatusMultipleChoices {
-		e := &Error{Status: resp.StatusCode}
-		if json.Unmarshal(text, e) != nil || e.Message == "" {
-			e.Message = fmt.Sprintf("server at %s: %s", c.o.Address, resp.Status)
-		}
-		return out, e
+		return out, c.refused(resp, text)
 	}
 	if err := json.Unmarshal(text, &out); err != nil {
 		return out, fmt.Errorf("server at %s: %s: %w", c.o.Address, path, err)
 	}
 	return out, nil
+}
+
+// unreachable says that the server was not reached.
+func (c *Client) unreachable(err error) error {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err // the rest repeats the address
+	}
+	if c.o.Agent {
+		return fmt.Errorf("agent at %s: %w; is it running, and is WATTLE_SOCKET right?", c.o.Address, err)
+	}
+	return fmt.Errorf("server at %s: %w; is it running, and is WATTLE_ADDR right?", c.o.Address, err)
+}
+
+// refused is what the server said in place of an answer.
+func (c *Client) refused(resp *http.Response, text []byte) error {
+	e := &Error{Status: resp.StatusCode}
+	if json.Unmarshal(text, e) != nil || e.Message == "" {
+		e.Message = fmt.Sprintf("server at %s: %s", c.o.Address, resp.Status)
+	}
+	return e
 }

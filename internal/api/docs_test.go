@@ -58,22 +58,25 @@ func TestEveryRouteIsDocumented(t *testing.T) {
 // The examples are of the types that are sent: no field is misnamed or of another kind.
 func TestTheDocumentedExamplesAreWhatIsSent(t *testing.T) {
 	sent := map[string][]any{
-		"GET /v1/status":                    {new(Status)},
-		"GET /v1/proxies":                   {new(Proxies)},
-		"GET /v1/catalog":                   {new(any)},
-		"GET /v1/policy":                    {new(any)},
-		"GET /v1/nodes":                     {new(Nodes)},
-		"POST /v1/policy/accept":            {new(struct{}), new(AcceptedPolicy)},
-		"GET /v1/registries":                {new(Registries)},
-		"POST /v1/registries/{name}/accept": {new(Accepted)},
-		"GET /v1/services":                  {new(Services)},
+		"GET /v1/status":                                           {new(Status)},
+		"GET /v1/proxies":                                          {new(Proxies)},
+		"GET /v1/catalog":                                          {new(any)},
+		"GET /v1/catalog/services":                                 {new(CatalogServices)},
+		"GET /v1/catalog/{namespace}/{name}":                       {new(DescribedService)},
+		"GET /v1/catalog/watch":                                    {new(CatalogEvent)},
+		"GET /v1/policy":                                           {new(any)},
+		"GET /v1/nodes":                                            {new(Nodes)},
+		"POST /v1/policy/accept":                                   {new(struct{}), new(AcceptedPolicy)},
+		"GET /v1/registries":                                       {new(Registries)},
+		"POST /v1/registries/{name}/accept":                        {new(Accepted)},
+		"GET /v1/services":                                         {new(Services)},
 		"GET /v1/services/{namespace}/{name}/{instance}":           {new(ServiceStatus)},
 		"PUT /v1/services/{namespace}/{name}/{instance}":           {new(ServiceRequest), new(ServiceAnswer)},
 		"DELETE /v1/services/{namespace}/{name}/{instance}":        {new(ServiceAnswer)},
 		"PUT /v1/services/{namespace}/{name}/{instance}/heartbeat": {new(ServiceAnswer)},
-		"POST /v1/tokens":                   {new(TokenRequest), new(TokenResponse)},
-		"POST /v1/nodes/{name}/certificate": {new(CertificateRequest), new(CertificateResponse)},
-		"GET /metrics":                      nil,
+		"POST /v1/tokens":                                          {new(TokenRequest), new(TokenResponse)},
+		"POST /v1/nodes/{name}/certificate":                        {new(CertificateRequest), new(CertificateResponse)},
+		"GET /metrics":                                             nil,
 	}
 	for _, s := range readDocs(t) {
 		into := sent[s.pattern]

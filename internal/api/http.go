@@ -11,6 +11,8 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/ca"
@@ -38,17 +40,27 @@ type HTTPOptions struct {
 	Accept     func(registry string) (endpoints int, ok bool)
 	ServerFile func() configs.Diagnostics // what is wrong with the server's own file
 	Proxies    func() []xds.ProxyStatus   //
+	Holds      Holds                      // *registry.Aggregator
 	Metrics    http.Handler               // GET /metrics; nil: none
 }
 
+// Holds knows what is served though its registry no longer names it.
+type Holds interface {
+	Holds() map[string][]registry.Held // by registry; not to be changed
+	HeldOf(registry.Name) []registry.HeldEndpoint
+}
+
 type handler struct {
-	o     HTTPOptions
-	token [sha256.Size]byte // hash of the admin token
+	o       HTTPOptions
+	token   [sha256.Size]byte // hash of the admin token
+	watches atomic.Int32      // how many watch
+	slowest time.Duration     // how long a watcher may take for a chunk
+	lines   lines
 }
 
 // NewHandler makes the HTTP API. It is meant for a Listener of Listen: reads need no token.
 func NewHandler(o HTTPOptions) http.Handler {
-	h := &handler{o: o, token: sha256.Sum256([]byte(o.AdminToken))}
+	h := &handler{o: o, token: sha256.Sum256([]byte(o.AdminToken)), slowest: slowest}
 	mux := http.NewServeMux()
 	for _, r := range h.routes() {
 		mux.Handle(r.pattern, r.handler)
@@ -71,6 +83,9 @@ func (h *handler) routes() []route {
 		{"GET /v1/status", h.read(h.status)},
 		{"GET /v1/proxies", h.read(func() (any, error) { return h.proxies(), nil })},
 		{"GET /v1/catalog", h.read(h.catalog)},
+		{"GET /v1/catalog/services", h.readOf(h.services)},
+		{"GET /v1/catalog/watch", http.HandlerFunc(h.watch)},
+		{"GET /v1/catalog/{namespace}/{name}", h.readOf(h.describe)},
 		{"GET /v1/policy", h.read(h.policy)},
 		{"GET /v1/nodes", h.read(h.nodes)},
 		{"POST /v1/policy/accept", h.write(h.acceptPolicy)},
@@ -94,8 +109,13 @@ func (h *handler) routes() []route {
 var errNotReady = &Error{http.StatusServiceUnavailable, "the server has no policy in force yet", "see wattle status", ""}
 
 func (h *handler) read(value func() (any, error)) http.HandlerFunc {
+	return h.readOf(func(*http.Request) (any, error) { return value() })
+}
+
+// readOf is read of what the request names.
+func (h *handler) readOf(value func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		v, err := value()
+		v, err := value(r)
 		h.answer(w, r, v, err)
 	}
 }

@@ -28,13 +28,15 @@ type site struct {
 	address string
 	token   string // file
 	state   *pipeline.State
+	current func() *pipeline.State // instead of state, if it is set
 	proxies []xds.ProxyStatus
+	holds   *fakeHolds
 	client  *Client
 }
 
 func newSite(t *testing.T, address string) *site {
 	t.Helper()
-	s := &site{world: newWorld(t), state: &pipeline.State{}}
+	s := &site{world: newWorld(t), state: &pipeline.State{}, holds: &fakeHolds{}}
 	s.token = filepath.Join(s.dir, "admin.token")
 	token, err := AdminToken(s.token)
 	if err != nil {
@@ -50,7 +52,13 @@ func newSite(t *testing.T, address string) *site {
 	}
 	h := NewHandler(HTTPOptions{
 		Log: slog.New(slog.DiscardHandler), Version: "v0.1", PolicyDir: "policy", AdminToken: token, Node: s.node,
-		State:      func() *pipeline.State { return s.state },
+		State: func() *pipeline.State {
+			if s.current != nil {
+				return s.current()
+			}
+			return s.state
+		},
+		Holds:      s.holds,
 		Registries: func() []registry.Status { return []registry.Status{{Name: "mesh", Synced: true}} },
 		Accept:     func(name string) (int, bool) { return 3, name == "consul" },
 		ServerFile: func() configs.Diagnostics {

@@ -54,11 +54,12 @@ func listenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// Serve serves the HTTP API until ctx is done. Answers that are under way then have a second to end.
+// Serve serves the HTTP API until ctx is done. Answers that are under way then have a second to end; those that would go on end at once.
 func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	s := &http.Server{
 		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(l) }()
