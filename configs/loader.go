@@ -48,9 +48,11 @@ func NewLoader(opts Options) *Loader { return &Loader{opts: opts} }
 func (l *Loader) Load(dir string) (*Policy, Diagnostics) { return l.load(dir, policyFolder) }
 
 // LoadServices reads a folder in which only host, service, variable and locals blocks may stand: an agent's
-// services.d, or the folder of a static registry. Of the policy only Hosts and Services are set. A service
-// without endpoint blocks is a workload.
+// services.d. Of the policy only Hosts and Services are set. A service without endpoint blocks is a workload.
 func (l *Loader) LoadServices(dir string) (*Policy, Diagnostics) { return l.load(dir, servicesFolder) }
+
+// LoadRegistry reads a folder of the same blocks, of a static registry: workloads stand in host blocks alone.
+func (l *Loader) LoadRegistry(dir string) (*Policy, Diagnostics) { return l.load(dir, registryFolder) }
 
 // Load reads a folder of policy files once.
 func Load(dir string) (*Policy, Diagnostics) { return NewLoader(Options{}).Load(dir) }

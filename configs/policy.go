@@ -292,7 +292,7 @@ type Service struct {
 type ServicePort struct {
 	Name     string         `json:"name,omitempty"`
 	Number   uint16         `json:"number"`
-	Protocol string         `json:"protocol"`       // http (default), http2, grpc, tcp
+	Protocol string         `json:"protocol"`       // http (default), http2, grpc, tcp; empty outside the mesh: others know it
 	Local    netip.AddrPort `json:"local,omitzero"` // workloads: where the application listens; default 127.0.0.1:Number
 }
 
@@ -303,7 +303,14 @@ type Endpoint struct {
 	PortFor uint16            `json:"port_for,omitempty"` // which of the service's ports it serves; default its only one
 	Meta    map[string]string `json:"meta,omitempty"`
 	Weight  uint32            `json:"weight"` // default 1
-	Origin  string            `json:"origin,omitempty"`
+
+	Priority uint32 `json:"priority,omitempty"` // lower is called first
+	Region   string `json:"region,omitempty"`
+	Zone     string `json:"zone,omitempty"`
+	Rack     string `json:"rack,omitempty"`
+	Health   string `json:"health,omitempty"` // healthy, unhealthy, draining; empty: nothing is known
+	Reason   string `json:"reason,omitempty"` // of the health
+	Origin   string `json:"origin,omitempty"`
 }
 
 // Check is a health check that the host's agent runs. The block's label is its type.

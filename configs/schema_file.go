@@ -11,6 +11,7 @@ type folderKind string
 const (
 	policyFolder   folderKind = "policy folder"
 	servicesFolder folderKind = "folder of services"
+	registryFolder folderKind = "folder of a registry"
 )
 
 // decoded is everything that one file says. It is kept until the file changes, and not written after it was decoded.

@@ -22,6 +22,11 @@ type serviceFields struct {
 
 var protocolKind = oneOf("http", "http2", "grpc", "tcp")
 
+// portProtocolKind is a protocol, or that others know it.
+var portProtocolKind = oneOf("http", "http2", "grpc", "tcp", unknownProtocol)
+
+const unknownProtocol = "unknown"
+
 const (
 	protocolDoc = "What the application speaks: `http` is HTTP/1.1, `http2` and `grpc` are HTTP/2, `tcp` is anything else."
 	localDoc    = "Where the application listens: an address and port, or a port of 127.0.0.1. Only for workloads."
@@ -35,9 +40,9 @@ var serviceBlock = through(newBlock(block[serviceFields]{
 	attrs: []attr[serviceFields]{
 		namespaceAttr(func(s *serviceFields) *Block { return &s.Block }),
 		field("port", port(), func(s *serviceFields) *uint16 { return &s.port }, "The port that callers ask for. Either port or ports is given."),
-		field("protocol", protocolKind, func(s *serviceFields) *string { return &s.protocol }, protocolDoc+" For the one port.").orText("`\"http\"`"),
+		field("protocol", portProtocolKind, func(s *serviceFields) *string { return &s.protocol }, protocolDoc+" Outside the mesh `unknown` leaves it to other registries and service_defaults. For the one port.").orText("`\"http\"`"),
 		field("local", localKind(), func(s *serviceFields) *netip.AddrPort { return &s.local }, localDoc+" For the one port.").orText("127.0.0.1 and the port"),
-		field("ports", dict(portKind(), `number, or { number = 9080, protocol = "http", local = "127.0.0.1:9080" }`, textKey), func(s *serviceFields) *map[string]ServicePort { return &s.ports }, "Several ports by name, each with number, protocol and local as above."),
+		field("ports", dict(portKind(), `number, or { number = 9080, protocol = "http", local = "127.0.0.1:9080" }`, textKey), func(s *serviceFields) *map[string]ServicePort { return &s.ports }, "Several ports by name, each with number, protocol and local as above. Where the key cannot be the port's name, `name` is: another one, or none if it is empty."),
 		field("instance", anyName(), func(s *serviceFields) *string { return &s.Instance }, "Tells several instances of a service on one host apart. Only for workloads."),
 		field("meta", dict(anyText(), "", textKey), func(s *serviceFields) *map[string]string { return &s.Meta }, "What subsets select on: `version`, ..."),
 		field("weight", whole[uint32](1, 10_000), func(s *serviceFields) *uint32 { return &s.Weight }, "How much of the calls this instance gets, relative to the others. Only for workloads.").or(cty.NumberIntVal(1)),
@@ -56,11 +61,14 @@ var serviceBlock = through(newBlock(block[serviceFields]{
 	finish: finishService,
 }), func(s *serviceFields) *Service { return &s.Service })
 
+// keyName stands for the name of a port that is its key.
+const keyName = "\x00"
+
 // portKind is one entry of ports.
 func portKind() kind[ServicePort] {
 	number := port()
 	return kind[ServicePort]{"port", "", func(d *decoder, v cty.Value) (ServicePort, bool) {
-		p := ServicePort{Protocol: "http"}
+		p := ServicePort{Name: keyName, Protocol: "http"}
 		if v.IsNull() || !(v.Type().IsObjectType() || v.Type().IsMapType()) {
 			n, ok := number.parse(d, v)
 			p.Number = n
@@ -75,11 +83,13 @@ func portKind() kind[ServicePort] {
 				case "number":
 					p.Number, ok = number.parse(d, e)
 				case "protocol":
-					p.Protocol, ok = protocolKind.parse(d, e)
+					p.Protocol, ok = portProtocolKind.parse(d, e)
+				case "name":
+					p.Name, ok = anyText().parse(d, e)
 				case "local":
 					p.Local, ok = localKind().parse(d, e)
 				default:
-					d.fail(codeUnknownAttr, fmt.Sprintf("unknown attribute %q", name), "A port has number, protocol and local."+didYouMean(name, []string{"number", "protocol", "local"}))
+					d.fail(codeUnknownAttr, fmt.Sprintf("unknown attribute %q", name), "A port has number, protocol, local and name."+didYouMean(name, []string{"number", "protocol", "local", "name"}))
 				}
 				good = good && ok
 			})
@@ -163,7 +173,7 @@ func finishService(d *decoder, s *serviceFields) {
 			d.failFrame(f, codeNotHere, name+" belongs to a workload", "A service that stands alone is outside the mesh. Remove it, or move the service into a host block if it is a workload.")
 		}
 	}
-	if len(s.Endpoints) == 0 {
+	if len(s.Endpoints) == 0 && d.env.folder == policyFolder {
 		d.report(d.src.place(d.frame.head.rng, nil), Warning, codeNoEndpoint, fmt.Sprintf("service %q has no endpoint", s.Name), "A service that stands alone is outside the mesh. Add endpoint blocks, or move it into a host block if it is a workload.")
 	}
 	for i, e := range s.Endpoints {
@@ -196,7 +206,9 @@ func finishPorts(d *decoder, s *serviceFields, workload bool) {
 		}
 	}
 	for name, p := range s.ports {
-		p.Name = name
+		if p.Name == keyName {
+			p.Name = name
+		}
 		s.Ports = append(s.Ports, p)
 	}
 	slices.SortFunc(s.Ports, func(a, b ServicePort) int {
@@ -206,6 +218,12 @@ func finishPorts(d *decoder, s *serviceFields, workload bool) {
 		p := &s.Ports[i]
 		if i > 0 && s.Ports[i-1].Number == p.Number {
 			d.report(d.at(d.frame, "ports"), Error, codeDuplicate, fmt.Sprintf("port %d is given twice", p.Number), fmt.Sprintf("It is %q and %q: remove one, or correct its number.", s.Ports[i-1].Name, p.Name))
+		}
+		if p.Protocol == unknownProtocol {
+			p.Protocol = ""
+			if workload {
+				d.failFrame(d.frame, codeNotHere, fmt.Sprintf("port %d of a workload with the protocol %q", p.Number, unknownProtocol), "Its own host knows what it speaks: write http, http2, grpc or tcp.")
+			}
 		}
 		if workload && !p.Local.IsValid() {
 			p.Local = netip.AddrPortFrom(localhost, p.Number)

@@ -41,7 +41,9 @@ func (g *group) addPorts(s *registry.Service, b *block) {
 			s.Ports = slices.Insert(s.Ports, i, portOf(p))
 			continue
 		}
-		if known := s.Ports[i]; known.Protocol != registry.Protocol(p.Protocol) && g.clash == nil {
+		known := &s.Ports[i]
+		known.Protocol = cmp.Or(known.Protocol, registry.Protocol(p.Protocol))
+		if p.Protocol != "" && known.Protocol != registry.Protocol(p.Protocol) && g.clash == nil {
 			d := configs.NewDiagnostic(configs.Warning, registry.PortConflict, b.Origin,
 				fmt.Sprintf("port %d of service %s is %s here, but %s at %s", p.Number, s.Name, p.Protocol, known.Protocol, s.Origin),
 				"The first block's word holds. Let all blocks of the service give the port the same protocol.")
@@ -101,7 +103,8 @@ func (s source) outside() []*registry.Endpoint {
 			serves = s.Ports[0].Number
 		}
 		endpoints = append(endpoints, &registry.Endpoint{
-			Address: e.Address, Port: cmp.Or(e.Port, serves), ServicePort: serves, Meta: meta, Weight: e.Weight,
+			Address: e.Address, Port: cmp.Or(e.Port, serves), ServicePort: serves, Meta: meta, Weight: e.Weight, Priority: e.Priority,
+			Locality: registry.Locality{Region: e.Region, Zone: e.Zone, Rack: e.Rack}, Health: registry.Health(e.Health), Reason: e.Reason,
 		})
 	}
 	return endpoints

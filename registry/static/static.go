@@ -54,7 +54,7 @@ func (s *Source) Run(ctx context.Context, publish func([]*registry.Service)) err
 	loader := configs.NewLoader(configs.Options{})
 	var memo Memo
 	return configs.Watch(ctx, s.dir, func() {
-		policy, diags := loader.LoadServices(s.dir)
+		policy, diags := loader.LoadRegistry(s.dir)
 		if diags.HasErrors() {
 			s.log.Debug("static registry folder does not load", "dir", s.dir, "errors", diags.Error())
 			s.tell(diags)
