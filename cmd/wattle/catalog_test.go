@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -249,4 +250,44 @@ func TestChangesOfAService(t *testing.T) {
 			t.Errorf("%s: %s", name, d)
 		}
 	}
+}
+
+func TestTheCatalogIsExportedAsFilesThatSayTheSame(t *testing.T) {
+	c := newControl(t)
+	c.write("policy/mesh.hcl", catalogMesh)
+	c.write("services/more.hcl", "service \"db\" {\n  namespace = \"shop\"\n  port      = 5432\n  protocol  = \"tcp\"\n  endpoint {\n    address = \"fd00::1\"\n    meta    = { \"a b\" = \"$${x}\" }\n    health  = \"draining\"\n  }\n}\n")
+	c.await("3 services, 3 endpoints")
+	const db = "service \"db\" {\n  namespace = \"shop\"\n  port      = 5432\n  protocol  = \"tcp\"\n\n  endpoint {\n    address = \"fd00::1\"\n    meta = {\n      \"a b\" = \"$${x}\"\n    }\n    health = \"draining\"\n  }\n}\n"
+	c.requireOutput("# shop/db.hcl\n"+db, "catalog", "export", "-namespace", "shop")
+	c.requireOutput("# default/web.hcl\nservice \"web\" {\n  port     = 80\n  protocol = \"http\"\n\n  endpoint {\n    address = \"10.0.0.1\"\n  }\n}\n\n# shop/db.hcl\n"+db,
+		"catalog", "export", "-registry", "files")
+
+	dir := filepath.Join(c.dir, "out")
+	c.requireOutput(dir+": 3 files written\n", "catalog", "export", "-dir", dir)
+	if out, code := c.wattle("catalog", "export", "-dir", dir); code != 2 || !strings.Contains(out, "out is not empty; name another folder, or write into it with -force") {
+		t.Error(code, out)
+	}
+	c.write("out/shop/db.hcl", "# old")
+	c.write("out/other.txt", "mine")
+	c.requireOutput(dir+": 2 files written\n", "catalog", "export", "-dir", dir, "-force", "-registry", "files")
+	for name, want := range map[string]string{"shop/db.hcl": db, "other.txt": "mine"} {
+		if text, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(text) != want {
+			t.Errorf("%s: %v\n%s", name, err, text)
+		}
+	}
+	if code := run(t.Context(), []string{"fmt", "-check", dir}, os.Stdout, os.Stderr); code != 0 {
+		t.Error(code)
+	}
+	// The registry that is gone is followed by its files.
+	if err := os.Remove(filepath.Join(dir, "h1.host.hcl")); err != nil {
+		t.Fatal(err)
+	}
+	c.file("registry \"static\" \"kept\" {\n  path = \"out\"\n}\n")
+	c.await("kept      synced", "3 services, 3 endpoints")
+	c.requireOutput(`
+SERVICE       PORTS      SOURCES   HEALTHY  MESH  PLAINTEXT  LEFT OUT  HELD  PROXIES
+default/page  8080/http  policy:1  0/1      1     0          0         0     0
+default/web   80/http    kept:1    1/1      0     1          0         0     1
+shop/db       5432/tcp   kept:1    0/1      0     1          0         0     0
+`, "catalog", "list")
 }
