@@ -19,7 +19,7 @@ import (
 
 func newCatalog() *cobra.Command {
 	cmd := &cobra.Command{Use: "catalog", Short: "Look at what all registries say together"}
-	cmd.AddCommand(newCatalogList(), newCatalogDescribe(), newCatalogExport())
+	cmd.AddCommand(newCatalogList(), newCatalogDescribe(), newCatalogExport(), newCatalogSchema())
 	return cmd
 }
 

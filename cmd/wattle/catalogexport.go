@@ -68,6 +68,21 @@ others stay.`,
 	return cmd
 }
 
+func newCatalogSchema() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "schema",
+		Short: "Print the JSON Schema of a static registry's files",
+		Long: `Schema prints the JSON Schema (draft 2020-12) of a .json file in the folder of a static registry, for editors and for
+checks before a file is written. It needs no server.`,
+		Args: args(cobra.NoArgs),
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		_, err := io.WriteString(cmd.OutOrStdout(), static.Schema())
+		return err
+	}
+	return cmd
+}
+
 // mayFill refuses a folder that holds something, unless force says that it is meant.
 func mayFill(dir string, force bool) error {
 	if dir == "" || force {
