@@ -37,8 +37,8 @@ func TestCheckLeavesOutWhatIsFaultyAndServesTheRest(t *testing.T) {
 		{"an unknown health", func(s *Service) { s.Endpoints[0].Health = "sick" }, badEndpoint, `"sick" is none of the states`, 0},
 		{"too much weight", func(s *Service) { s.Endpoints[0].Weight = maxWeight + 1 }, badEndpoint, "its weight", 0},
 		{"a zone that is not UTF-8", func(s *Service) { s.Endpoints[0].Locality.Zone = "\xff" }, badEndpoint, "not UTF-8", 0},
-		{"oversized metadata", func(s *Service) { s.Endpoints[0].Meta = oversized }, badMeta, "its metadata is larger than 4096 bytes", 0},
-		{"metadata that is not UTF-8", func(s *Service) { s.Endpoints[0].Meta = map[string]string{"k": "\xff"} }, badMeta, `label "k" is not UTF-8`, 0},
+		{"oversized metadata", func(s *Service) { s.Endpoints[0].Meta = LabelsOf(oversized) }, badMeta, "its metadata is larger than 4096 bytes", 0},
+		{"metadata that is not UTF-8", func(s *Service) { s.Endpoints[0].Meta = LabelsOf(map[string]string{"k": "\xff"}) }, badMeta, `label "k" is not UTF-8`, 0},
 		{"a workload of another service", func(s *Service) { s.Endpoints[0] = inside("other", "h1", "10.0.0.1", "") }, badWorkload, `its workload is of service "default/other"`, 0},
 		{"a workload without a host", func(s *Service) { s.Endpoints[0] = inside("s", "", "10.0.0.1", "") }, badWorkload, "its host's name", 0},
 		{"a workload without the port", func(s *Service) {

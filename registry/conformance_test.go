@@ -3,7 +3,6 @@ package registry_test
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -57,8 +56,7 @@ func (m *memory) put(services []*registry.Service) {
 			own.Endpoints = nil
 			for _, e := range s.Endpoints {
 				x := *e
-				x.Meta = maps.Clone(e.Meta)
-				x.Meta["protocol"] = "http"
+				x.Meta = e.Meta.Or(map[string]string{"protocol": "http"})
 				own.Endpoints = append(own.Endpoints, &x)
 			}
 			i := slices.IndexFunc(was, func(x *registry.Service) bool { return x.Name == own.Name && len(x.Endpoints) == len(own.Endpoints) })
@@ -87,8 +85,9 @@ func (u unmark) Run(ctx context.Context, publish func([]*registry.Service)) erro
 				plain.Endpoints = nil
 				for _, e := range s.Endpoints {
 					x := *e
-					x.Meta = maps.Clone(e.Meta)
-					delete(x.Meta, "protocol")
+					meta := e.Meta.Map()
+					delete(meta, "protocol")
+					x.Meta = registry.LabelsOf(meta)
 					plain.Endpoints = append(plain.Endpoints, &x)
 				}
 				u.seen[s] = &plain
@@ -108,7 +107,7 @@ func TestShapedConformance(t *testing.T) {
 			Namespaces:   map[string]string{"dc1-shop": "shop", "*": "default"},
 			Rename:       map[string]string{"old-db": "db", "old-web": "web", "dc1-shop/old-cart": "cart"},
 			PicksService: func(s *registry.Service) bool { return s.Name.Name != "unwanted" },
-			Picks:        func(_ *registry.Service, e *registry.Endpoint) bool { return e.Meta["version"] != "" },
+			Picks:        func(_ *registry.Service, e *registry.Endpoint) bool { return e.Meta.Get("version") != "" },
 			ProtocolFrom: []string{"port_name", "tag", "meta.protocol"},
 		}, nil)
 		return registrytest.Registry{

@@ -85,10 +85,10 @@ func TestGarbageIsToldInFewWords(t *testing.T) {
 	}
 	loud := service("z", outside("10.0.0.1"), outside("10.0.0.2"), outside("10.0.0.3"), outside("10.0.0.4"), inside("z", "h1", "10.0.0.5", ""), outside("10.0.0.6"))
 	loud.Origin = huge
-	loud.Endpoints[0].Meta = map[string]string{huge: "x"}
+	loud.Endpoints[0].Meta = LabelsOf(map[string]string{huge: "x"})
 	loud.Endpoints[1].Health = Health(huge)
 	loud.Endpoints[2].Reason = huge
-	loud.Endpoints[3].Meta = map[string]string{"x": huge}
+	loud.Endpoints[3].Meta = LabelsOf(map[string]string{"x": huge})
 	loud.Endpoints[4].Workload.Host.Name = huge
 	loud.Ports = append(loud.Ports, Port{Number: 81, Protocol: Protocol(huge)}, Port{Number: 82, Name: huge})
 	name := service(huge)
@@ -164,7 +164,7 @@ func fuzzed(data []byte) []*Service {
 				e.Address, _ = netip.ParseAddr(text())
 			}
 			if next()%4 == 0 {
-				e.Meta = map[string]string{text(): text()}
+				e.Meta = LabelsOf(map[string]string{text(): text()})
 			}
 			if next()%4 == 0 {
 				e.Workload = &Workload{Host: Host{Name: pick("h1", text()), Address: e.Address}, Service: s.Name, Instance: pick("", text()),

@@ -3,7 +3,6 @@ package registry
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -214,17 +213,17 @@ func endpointFault(e *Endpoint) (code, why string) {
 	return badMeta, metaFault(e.Meta)
 }
 
-func metaFault(meta map[string]string) string {
-	if len(meta) > maxMeta {
-		return fmt.Sprintf("it has %d metadata labels, at most %d are allowed", len(meta), maxMeta)
+func metaFault(meta Labels) string {
+	if n := meta.Len(); n > maxMeta {
+		return fmt.Sprintf("it has %d metadata labels, at most %d are allowed", n, maxMeta)
 	}
 	size := 0
-	for _, k := range slices.Sorted(maps.Keys(meta)) {
-		size += len(k) + len(meta[k])
+	for k, v := range meta.All() {
+		size += len(k) + len(v)
 		switch {
 		case k == "":
 			return "it has a metadata label without a name"
-		case !utf8.ValidString(k), !utf8.ValidString(meta[k]):
+		case !utf8.ValidString(k), !utf8.ValidString(v):
 			return fmt.Sprintf("its metadata label %q is not UTF-8", short(k))
 		case size > maxMetaBytes:
 			return fmt.Sprintf("its metadata is larger than %d bytes", maxMetaBytes)

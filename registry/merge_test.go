@@ -36,7 +36,7 @@ func TestMergeUnitesEndpointsOfOnePlace(t *testing.T) {
 	want := &Service{
 		Name: Name{"default", "s"}, Ports: []Port{{Number: 80, Protocol: HTTP}}, Sources: []string{"a", "b"},
 		Endpoints: []*Endpoint{
-			{Address: first.Address, Port: 8080, ServicePort: 80, Priority: 7, Weight: 3, Meta: map[string]string{"version": "v1", "zone": "z1"}, Sources: []string{"a", "b"}},
+			{Address: first.Address, Port: 8080, ServicePort: 80, Priority: 7, Weight: 3, Meta: LabelsOf(map[string]string{"version": "v1", "zone": "z1"}), Sources: []string{"a", "b"}},
 			{Address: netip.MustParseAddr("10.0.0.2"), Port: 8080, ServicePort: 80, Sources: []string{"b"}},
 		},
 	}
@@ -46,7 +46,7 @@ func TestMergeUnitesEndpointsOfOnePlace(t *testing.T) {
 	if len(ds) > 0 {
 		t.Errorf("diagnostics: %v", ds)
 	}
-	if d := cmp.Diff(map[string]string{"version": "v1"}, first.Meta); d != "" {
+	if d := cmp.Diff(map[string]string{"version": "v1"}, first.Meta.Map()); d != "" {
 		t.Errorf("the published endpoint changed: %s", d)
 	}
 }
@@ -60,7 +60,7 @@ func TestMergeTakesTheFirstWordAndSaysSo(t *testing.T) {
 	if d := cmp.Diff(wantPorts, got.Ports); d != "" {
 		t.Error(d)
 	}
-	if v := got.Endpoints[0].Meta["version"]; v != "v1" {
+	if v := got.Endpoints[0].Meta.Get("version"); v != "v1" {
 		t.Errorf("version = %s, want that of the first set", v)
 	}
 	want := []string{
@@ -95,7 +95,7 @@ func texts(ds []Diagnostic) []string {
 
 func TestMergeFindsAWorkloadByWhereItListens(t *testing.T) {
 	workload := inside("s", "h1", "10.0.0.1", "")
-	consul := &Endpoint{Address: workload.Address, Port: 80, ServicePort: 80, Health: Unhealthy, Reason: "check failed", Meta: map[string]string{"version": "v1"}}
+	consul := &Endpoint{Address: workload.Address, Port: 80, ServicePort: 80, Health: Unhealthy, Reason: "check failed", Meta: LabelsOf(map[string]string{"version": "v1"})}
 	for _, sets := range [][][]*Service{
 		{{service("s", workload)}, {service("s", consul)}},
 		{{service("s", consul)}, {service("s", workload)}},
@@ -105,7 +105,7 @@ func TestMergeFindsAWorkloadByWhereItListens(t *testing.T) {
 			t.Fatalf("got %d endpoints and diagnostics %v", len(got.Endpoints), ds)
 		}
 		e := got.Endpoints[0]
-		if e.Workload != workload.Workload || e.Health != Unhealthy || e.Reason != "check failed" || e.Meta["version"] != "v1" || len(e.Sources) != 2 {
+		if e.Workload != workload.Workload || e.Health != Unhealthy || e.Reason != "check failed" || e.Meta.Get("version") != "v1" || len(e.Sources) != 2 {
 			t.Errorf("got %+v", e)
 		}
 	}
@@ -289,12 +289,12 @@ func TestMergeRanksRegistriesByPriority(t *testing.T) {
 	}
 	late, early := set("a", "v1", Standing{Priority: 20}), set("b", "v2", Standing{Priority: 10})
 	c := Merge(nil, []Set{late, early}, nil)
-	if v := c.Service(Name{"default", "s"}).Endpoints[0].Meta["version"]; v != "v2" {
+	if v := c.Service(Name{"default", "s"}).Endpoints[0].Meta.Get("version"); v != "v2" {
 		t.Errorf("version %s, want that of the registry with the lower priority", v)
 	}
 	late.Standing.Priority = 5
 	c = Merge(c, []Set{late, early}, nil)
-	if v := c.Service(Name{"default", "s"}).Endpoints[0].Meta["version"]; v != "v1" || len(c.Changed) != 1 {
+	if v := c.Service(Name{"default", "s"}).Endpoints[0].Meta.Get("version"); v != "v1" || len(c.Changed) != 1 {
 		t.Errorf("after the priorities changed: version %s, changed %v", v, c.Changed)
 	}
 }

@@ -3,7 +3,6 @@ package registry
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -259,23 +258,16 @@ func (t *joint) settle() {
 }
 
 // hearMeta adds the labels that are not known yet.
-func (t *joint) hearMeta(meta map[string]string, disagree func(about string, first, then any)) {
-	var add map[string]string
-	for _, k := range slices.Sorted(maps.Keys(meta)) {
-		known, ok := t.Meta[k]
-		switch {
-		case !ok && add == nil:
-			add = map[string]string{k: meta[k]}
-		case !ok:
-			add[k] = meta[k]
-		case known != meta[k]:
-			disagree(fmt.Sprintf("meta %q", k), fmt.Sprintf("%q", known), fmt.Sprintf("%q", meta[k]))
+func (t *joint) hearMeta(meta Labels, disagree func(about string, first, then any)) {
+	if meta == t.Meta {
+		return
+	}
+	for k, v := range meta.All() {
+		if known, ok := t.Meta.Lookup(k); ok && known != v {
+			disagree(fmt.Sprintf("meta %q", k), fmt.Sprintf("%q", known), fmt.Sprintf("%q", v))
 		}
 	}
-	if add != nil {
-		maps.Copy(add, t.Meta) // t.Meta belongs to the set that was heard first
-		t.Meta = add
-	}
+	t.Meta = t.Meta.Or(meta.Map())
 }
 
 // hearHealth keeps a word, if it is one.
@@ -302,5 +294,5 @@ func keep(now, old []*Endpoint) {
 func (e *Endpoint) equal(o *Endpoint) bool {
 	return e.Address == o.Address && e.Port == o.Port && e.ServicePort == o.ServicePort && e.Priority == o.Priority &&
 		e.Weight == o.Weight && e.Locality == o.Locality && e.Health == o.Health && e.Reason == o.Reason && e.Workload == o.Workload &&
-		maps.Equal(e.Meta, o.Meta) && slices.Equal(e.Sources, o.Sources) && slices.Equal(e.Words, o.Words)
+		e.Meta == o.Meta && slices.Equal(e.Sources, o.Sources) && slices.Equal(e.Words, o.Words)
 }

@@ -49,7 +49,7 @@ func (w *world) change(t *rapid.T, source string) Name {
 			}
 		}
 		if rapid.Bool().Draw(t, "labelled") {
-			e.Meta = map[string]string{"version": rapid.SampledFrom([]string{"v1", "v2"}).Draw(t, "version"), source: "yes"}
+			e.Meta = LabelsOf(map[string]string{"version": rapid.SampledFrom([]string{"v1", "v2"}).Draw(t, "version"), source: "yes"})
 		}
 		e.Priority = rapid.SampledFrom([]uint32{0, 0, 1, 7}).Draw(t, "priority")
 		e.Health = rapid.SampledFrom([]Health{"", Healthy, Draining, Unhealthy}).Draw(t, "health")

@@ -80,18 +80,18 @@ const (
 
 // Endpoint is one address and port that serve one port of a service. Immutable once published.
 type Endpoint struct {
-	Address     netip.Addr        `json:"address"`
-	Port        uint16            `json:"port"`               // where it listens
-	ServicePort uint16            `json:"service_port"`       // which of the service's ports it serves
-	Meta        map[string]string `json:"meta,omitempty"`     // labels that subsets select on
-	Priority    uint32            `json:"priority,omitempty"` // lower is tried first: the others serve while there are too few healthy ones before them
-	Weight      uint32            `json:"weight,omitempty"`   // among those of its priority; zero means 1
-	Locality    Locality          `json:"locality,omitzero"`  //
-	Health      Health            `json:"health,omitempty"`   // a registry's word; in a catalog what follows of Words by the default rule
-	Reason      string            `json:"reason,omitempty"`   // why the health is what it is
-	Words       []Word            `json:"words,omitempty"`    // what each voice says of its health, registries first, by name; set by the merge
-	Sources     []string          `json:"sources,omitempty"`  // who named it, sorted; set by the merge
-	Workload    *Workload         `json:"workload,omitempty"` // set if it runs on a host with an agent
+	Address     netip.Addr `json:"address"`
+	Port        uint16     `json:"port"`               // where it listens
+	ServicePort uint16     `json:"service_port"`       // which of the service's ports it serves
+	Meta        Labels     `json:"meta,omitempty"`     // labels that subsets select on
+	Priority    uint32     `json:"priority,omitempty"` // lower is tried first: the others serve while there are too few healthy ones before them
+	Weight      uint32     `json:"weight,omitempty"`   // among those of its priority; zero means 1
+	Locality    Locality   `json:"locality,omitzero"`  //
+	Health      Health     `json:"health,omitempty"`   // a registry's word; in a catalog what follows of Words by the default rule
+	Reason      string     `json:"reason,omitempty"`   // why the health is what it is
+	Words       []Word     `json:"words,omitempty"`    // what each voice says of its health, registries first, by name; set by the merge
+	Sources     []string   `json:"sources,omitempty"`  // who named it, sorted; set by the merge
+	Workload    *Workload  `json:"workload,omitempty"` // set if it runs on a host with an agent
 }
 
 // Locality is where an endpoint runs.

@@ -19,10 +19,7 @@ func service(name string, endpoints ...*Endpoint) *Service {
 func outside(address string, meta ...string) *Endpoint {
 	e := &Endpoint{Address: netip.MustParseAddr(address), Port: 8080, ServicePort: 80}
 	for i := 0; i < len(meta); i += 2 {
-		if e.Meta == nil {
-			e.Meta = map[string]string{}
-		}
-		e.Meta[meta[i]] = meta[i+1]
+		e.Meta = e.Meta.Or(map[string]string{meta[i]: meta[i+1]})
 	}
 	return e
 }

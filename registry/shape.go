@@ -312,7 +312,7 @@ func (f *fitter) protocol(p Port, endpoints []*Endpoint) Protocol {
 				continue
 			}
 			if key, ok := strings.CutPrefix(place, "meta."); ok {
-				hear(e.Meta[key], true)
+				hear(e.Meta.Get(key), true)
 				continue
 			}
 			for _, tag := range e.Tags() {
@@ -363,7 +363,7 @@ func protocolNamed(s string) (Protocol, bool) {
 // Tags returns the endpoint's tags, sorted.
 func (e *Endpoint) Tags() []string {
 	var out []string
-	for k, v := range e.Meta {
+	for k, v := range e.Meta.All() {
 		if name, ok := strings.CutPrefix(k, Tag); ok && v == "true" {
 			out = append(out, name)
 		}

@@ -171,7 +171,7 @@ func TestShaperKeepsWhatTheDriverSays(t *testing.T) {
 func TestShapeIsIncremental(t *testing.T) {
 	shape := Shape{
 		Rename: map[string]string{"a": "x", "b": "x"}, Namespaces: map[string]string{"default": "shop"},
-		Picks: func(_ *Service, e *Endpoint) bool { return e.Meta["version"] != "v2" }, Locality: Locality{Region: "eu"},
+		Picks: func(_ *Service, e *Endpoint) bool { return e.Meta.Get("version") != "v2" }, Locality: Locality{Region: "eu"},
 	}
 	rapid.Check(t, func(r *rapid.T) {
 		w := drawWorld(r, "r")

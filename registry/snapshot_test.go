@@ -44,7 +44,7 @@ func everything() []*Service {
 	e := inside("a", "h1", "10.0.0.7", "i1")
 	e.Workload.Checks = []Check{{Type: "http", Port: 80, Path: "/", Interval: 5 * time.Second, Timeout: 2 * time.Second, Healthy: 1, Unhealthy: 2}}
 	e.Workload.Upstreams = []Upstream{{Service: Name{"default", "b"}, Socket: "/run/x"}}
-	e.Meta, e.Priority, e.Weight, e.Health, e.Reason = map[string]string{"v": "1\u2028<"}, 3, 7, Unhealthy, "no"
+	e.Meta, e.Priority, e.Weight, e.Health, e.Reason = LabelsOf(map[string]string{"v": "1\u2028<"}), 3, 7, Unhealthy, "no"
 	e.Locality = Locality{"eu", "eu-1", "r1"}
 	a := service("a", outside("10.0.0.1"), e)
 	a.Origin, a.Ports[0].Name = "x.hcl:3", "web"

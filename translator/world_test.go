@@ -141,7 +141,7 @@ func drawService(t *rapid.T, n registry.Name) *registry.Service {
 		priority := rapid.SampledFrom([]uint32{0, 0, 1, 7}).Draw(t, "priority")
 		meta := map[string]string{"version": rapid.SampledFrom(someSubsets).Draw(t, "version")}
 		for _, p := range s.Ports {
-			s.Endpoints = append(s.Endpoints, &registry.Endpoint{Address: address(h), Port: p.Number, ServicePort: p.Number, Priority: priority, Health: drawHealth(t), Meta: meta, Workload: w})
+			s.Endpoints = append(s.Endpoints, &registry.Endpoint{Address: address(h), Port: p.Number, ServicePort: p.Number, Priority: priority, Health: drawHealth(t), Meta: registry.LabelsOf(meta), Workload: w})
 		}
 	}
 	return s

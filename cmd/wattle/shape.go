@@ -21,7 +21,7 @@ func shapeOf(c *configs.RegistryShape) registry.Shape {
 			(c.Exclude == nil || !c.Exclude.ByService() || !c.Exclude.Match(x))
 	}
 	out.Picks = func(s *registry.Service, e *registry.Endpoint) bool {
-		x := configs.Filtered{Namespace: s.Namespace, Name: s.Name.Name, Tags: e.Tags(), Meta: e.Meta}
+		x := configs.Filtered{Namespace: s.Namespace, Name: s.Name.Name, Tags: e.Tags(), Meta: e.Meta.Map()}
 		return (c.Include == nil || c.Include.Match(x)) && (c.Exclude == nil || !c.Exclude.Match(x))
 	}
 	return out

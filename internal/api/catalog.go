@@ -214,7 +214,7 @@ func (h *handler) described(st *pipeline.State, n registry.Name) *DescribedServi
 	for i, p := range st.View.Explain(n) {
 		e := s.Endpoints[i]
 		d := DescribedEndpoint{
-			Address: e.Address, Port: e.Port, ServicePort: e.ServicePort, Sources: st.Catalog.ByPrecedence(e.Sources), Meta: e.Meta,
+			Address: e.Address, Port: e.Port, ServicePort: e.ServicePort, Sources: st.Catalog.ByPrecedence(e.Sources), Meta: e.Meta.Map(),
 			Weight: max(e.Weight, 1), Priority: e.Priority, Locality: e.Locality,
 			Health: healthOf(e, p), Reason: e.Reason, Words: e.Words, Path: p.Path, Why: p.Why, Code: p.Code,
 		}

@@ -65,7 +65,7 @@ func (f *fleet) deliver() {
 	for _, s := range f.want {
 		for _, e := range s.Endpoints {
 			name := "h" + strings.ReplaceAll(e.Address.String(), ".", "-")
-			svc := &configs.Service{Block: configs.Block{Namespace: s.Namespace, Name: s.Name.Name}, Weight: e.Weight, Meta: e.Meta,
+			svc := &configs.Service{Block: configs.Block{Namespace: s.Namespace, Name: s.Name.Name}, Weight: e.Weight, Meta: e.Meta.Map(),
 				Ports: []configs.ServicePort{{Number: e.ServicePort, Protocol: string(s.Ports[0].Protocol), Local: netip.AddrPortFrom(e.Address, e.Port)}}}
 			kept, err := stored(svc)
 			if err != nil {

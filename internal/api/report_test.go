@@ -55,7 +55,7 @@ func TestARegistrationBecomesAnEndpointAndACertificate(t *testing.T) {
 		Ports: []registry.Port{{Number: 9080, Protocol: registry.HTTP}},
 	}
 	want.Endpoints = []*registry.Endpoint{{
-		Address: netip.MustParseAddr("127.0.0.1"), Port: 9080, ServicePort: 9080, Meta: map[string]string{"version": "v1"}, Weight: 1,
+		Address: netip.MustParseAddr("127.0.0.1"), Port: 9080, ServicePort: 9080, Meta: registry.LabelsOf(map[string]string{"version": "v1"}), Weight: 1,
 		Workload: &registry.Workload{
 			Host:    registry.Host{Name: "h1", Address: netip.MustParseAddr("127.0.0.1"), MeshPort: 7475},
 			Service: want.Name, Origin: want.Origin,

@@ -169,7 +169,7 @@ func TestASlowReaderIsCutOff(t *testing.T) {
 		s := addresses(fmt.Sprintf("s%02d", i), 80, "")
 		for j := range 50 {
 			e := *addresses("x", 80, "", fmt.Sprintf("10.9.%d.%d:80", i, j+1)).Endpoints[0]
-			e.Meta = meta
+			e.Meta = registry.LabelsOf(meta)
 			s.Endpoints = append(s.Endpoints, &e)
 		}
 		all = append(all, s)

@@ -39,7 +39,7 @@ func largeWorld() *world {
 				to := registry.Name{Namespace: "default", Name: fmt.Sprintf("svc-%04d", (i+k*17)%manyServices)}
 				load.Upstreams = append(load.Upstreams, registry.Upstream{Service: to, Bind: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(1 + j)}), uint16(9000+k)), Origin: s.Origin})
 			}
-			s.Endpoints = append(s.Endpoints, &registry.Endpoint{Address: h.Address, Port: 80, ServicePort: 80, Meta: map[string]string{"version": fmt.Sprintf("v%d", j)}, Workload: load})
+			s.Endpoints = append(s.Endpoints, &registry.Endpoint{Address: h.Address, Port: 80, ServicePort: 80, Meta: registry.LabelsOf(map[string]string{"version": fmt.Sprintf("v%d", j)}), Workload: load})
 		}
 		slices.SortFunc(s.Endpoints, func(a, b *registry.Endpoint) int { return a.Address.Compare(b.Address) })
 		w.services[n] = s

@@ -113,20 +113,8 @@ func amendEndpoint(e *registry.Endpoint, d *configs.ServiceDefaults) *registry.E
 	if place == (registry.Locality{}) {
 		place = registry.Locality{Region: d.Region, Zone: d.Zone, Rack: d.Rack}
 	}
-	meta := e.Meta
-	for k, v := range d.Labels {
-		if _, has := e.Meta[k]; has {
-			continue
-		}
-		if len(meta) == len(e.Meta) { // not copied yet
-			meta = maps.Clone(e.Meta)
-			if meta == nil {
-				meta = map[string]string{}
-			}
-		}
-		meta[k] = v
-	}
-	if health == e.Health && reason == e.Reason && place == e.Locality && len(meta) == len(e.Meta) {
+	meta := e.Meta.Or(d.Labels)
+	if health == e.Health && reason == e.Reason && place == e.Locality && meta == e.Meta {
 		return e
 	}
 	out := *e

@@ -325,7 +325,7 @@ func emptySubset(s *registry.Service, x *configs.Subset) note {
 func valuesOf(s *registry.Service, label string) []string {
 	var out []string
 	for _, e := range s.Endpoints {
-		if v, ok := e.Meta[label]; ok {
+		if v, ok := e.Meta.Lookup(label); ok {
 			out = append(out, v)
 		}
 	}

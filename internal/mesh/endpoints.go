@@ -170,9 +170,9 @@ func (p *placement) choose(port uint16, labels map[string]string, shares map[str
 	return slices.Clip(out)
 }
 
-func hasLabels(meta, labels map[string]string) bool {
+func hasLabels(meta registry.Labels, labels map[string]string) bool {
 	for k, v := range labels {
-		if got, ok := meta[k]; !ok || got != v {
+		if got, ok := meta.Lookup(k); !ok || got != v {
 			return false
 		}
 	}

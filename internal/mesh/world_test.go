@@ -201,7 +201,7 @@ func drawService(t *rapid.T, n registry.Name) *registry.Service {
 	for range rapid.IntRange(0, 4).Draw(t, "endpoints") {
 		e := &registry.Endpoint{
 			Address: drawAddress(t), Port: rapid.SampledFrom(somePorts).Draw(t, "port"), ServicePort: rapid.SampledFrom(somePorts).Draw(t, "service port"),
-			Health: drawHealth(t), Meta: map[string]string{"version": rapid.SampledFrom(someSubsets).Draw(t, "version")},
+			Health: drawHealth(t), Meta: registry.LabelsOf(map[string]string{"version": rapid.SampledFrom(someSubsets).Draw(t, "version")}),
 			Priority: rapid.SampledFrom([]uint32{0, 0, 7}).Draw(t, "priority"),
 		}
 		if rapid.Bool().Draw(t, "workload") {

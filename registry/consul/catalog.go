@@ -323,13 +323,13 @@ func (c *config) servicePort(service, port string, numbers []uint16) (n uint16, 
 
 func compareEndpoints(a, b *registry.Endpoint) int {
 	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.ServicePort, b.ServicePort),
-		cmp.Compare(a.Meta[labelDatacenter], b.Meta[labelDatacenter]), cmp.Compare(a.Meta[labelNode], b.Meta[labelNode]), cmp.Compare(a.Meta[labelID], b.Meta[labelID]))
+		cmp.Compare(a.Meta.Get(labelDatacenter), b.Meta.Get(labelDatacenter)), cmp.Compare(a.Meta.Get(labelNode), b.Meta.Get(labelNode)), cmp.Compare(a.Meta.Get(labelID), b.Meta.Get(labelID)))
 }
 
 // same reports whether two services are equal.
 func same(a, b *registry.Service) bool {
 	return a != nil && a.Origin == b.Origin && slices.Equal(a.Ports, b.Ports) && slices.EqualFunc(a.Endpoints, b.Endpoints, func(a, b *registry.Endpoint) bool {
 		return a.Address == b.Address && a.Port == b.Port && a.ServicePort == b.ServicePort && a.Weight == b.Weight &&
-			a.Locality == b.Locality && a.Health == b.Health && a.Reason == b.Reason && maps.Equal(a.Meta, b.Meta)
+			a.Locality == b.Locality && a.Health == b.Health && a.Reason == b.Reason && a.Meta == b.Meta
 	})
 }

@@ -220,8 +220,10 @@ func translate(s *registry.Service) *registry.Service {
 	out.Endpoints = nil
 	for _, e := range s.Endpoints {
 		d := *e
-		d.Meta, d.Locality, d.Health = maps.Clone(e.Meta), registry.Locality{}, ""
-		maps.DeleteFunc(d.Meta, func(k, _ string) bool { return strings.HasPrefix(k, "consul.") })
+		meta := e.Meta.Map()
+		d.Locality, d.Health = registry.Locality{}, ""
+		maps.DeleteFunc(meta, func(k, _ string) bool { return strings.HasPrefix(k, "consul.") })
+		d.Meta = registry.LabelsOf(meta)
 		out.Endpoints = append(out.Endpoints, &d)
 	}
 	return &out
@@ -233,7 +235,7 @@ func (c *conform) put(services []*registry.Service) {
 		for i, e := range s.Endpoints {
 			id := fmt.Sprintf("%s-%d", s.Name.Name, i)
 			want[id] = true
-			c.peer.register(&api.AgentService{ID: id, Service: s.Name.Name, Address: e.Address.String(), Port: int(e.Port), Meta: e.Meta})
+			c.peer.register(&api.AgentService{ID: id, Service: s.Name.Name, Address: e.Address.String(), Port: int(e.Port), Meta: e.Meta.Map()})
 		}
 	}
 	node, _, err := c.peer.api.Catalog().Node("elsewhere", nil)

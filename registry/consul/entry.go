@@ -154,7 +154,7 @@ func (e *entry) ports(port int) []namedPort {
 }
 
 func (c *config) endpoint(e *entry, at netip.Addr) registry.Endpoint {
-	out := registry.Endpoint{Address: at, Meta: c.labels(e), Locality: registry.Locality{Region: e.Node.Datacenter}}
+	out := registry.Endpoint{Address: at, Meta: registry.LabelsOf(c.labels(e)), Locality: registry.Locality{Region: e.Node.Datacenter}}
 	for _, l := range []*api.Locality{e.Service.Locality, e.Node.Locality} {
 		if l != nil && l.Region != "" {
 			out.Locality = registry.Locality{Region: l.Region, Zone: l.Zone}

@@ -87,7 +87,7 @@ func one(t *testing.T, body string, entries ...*entry) (*registry.Service, []reg
 func TestLabelsAndLocality(t *testing.T) {
 	s, _ := one(t, `node_meta = ["rack", "none"]`, reviews())
 	want := map[string]string{"version": "v1", "tag.prod": "true", "node.rack": "r7", "consul.id": "reviews-1", "consul.node": "h1", "consul.datacenter": "dc1"}
-	if d := cmp.Diff(want, s.Endpoints[0].Meta); d != "" {
+	if d := cmp.Diff(want, s.Endpoints[0].Meta.Map()); d != "" {
 		t.Error(d)
 	}
 	if l := s.Endpoints[0].Locality; l != (registry.Locality{Region: "dc1"}) {

@@ -196,7 +196,7 @@ func TestTwoDatacentresAreOneSet(t *testing.T) {
 	m := join(t, `datacenters = ["dc1", "dc2"]`+"\n"+body)
 	m.await("db:5432 10.0.1.1:5432", "web:8080 10.0.0.1:8080 10.0.0.2:8080")
 	web12 := m.Sets()[0].Services[1].Endpoints
-	if web12[0].Locality.Region != "dc1" || web12[1].Meta["consul.datacenter"] != "dc2" {
+	if web12[0].Locality.Region != "dc1" || web12[1].Meta.Get("consul.datacenter") != "dc2" {
 		t.Errorf("%+v, %+v", web12[0], web12[1])
 	}
 	two.kill()

@@ -2,7 +2,6 @@ package dns
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -166,7 +165,7 @@ func (b *builder) endpoint(e *registry.Endpoint, in set) {
 		return
 	}
 	was := b.endpoints[i]
-	if was.Priority == e.Priority && was.Weight == e.Weight && maps.Equal(was.Meta, e.Meta) {
+	if was.Priority == e.Priority && was.Weight == e.Weight && was.Meta == e.Meta {
 		return
 	}
 	b.note(registry.RecordIgnored, "records of "+in.name+" lead to "+place.String()+", where others lead, too, with another priority, weight or metadata",
@@ -224,6 +223,6 @@ func (b *builder) servicePort() uint16 {
 func same(a, b *registry.Service) bool {
 	return slices.Equal(a.Ports, b.Ports) && slices.EqualFunc(a.Endpoints, b.Endpoints, func(a, b *registry.Endpoint) bool {
 		return a.Address == b.Address && a.Port == b.Port && a.ServicePort == b.ServicePort && a.Priority == b.Priority &&
-			a.Weight == b.Weight && maps.Equal(a.Meta, b.Meta)
+			a.Weight == b.Weight && a.Meta == b.Meta
 	})
 }

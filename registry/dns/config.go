@@ -40,7 +40,7 @@ type set struct {
 	name string // canonical: lower case, with the dot at its end
 	srv  bool   // SRV records; else addresses
 	port uint16 // where addresses listen
-	meta map[string]string
+	meta registry.Labels
 }
 
 // body is the body of a registry block. What is no *hcl.Attribute needs no check.
@@ -151,7 +151,7 @@ func (r *reader) service(b serviceBody) *serviceConfig {
 
 // set reads a set block, or what stands for it in a service. The service has the port if that is not zero.
 func (r *reader) set(b setBody, in serviceBody, port uint16) (set, bool) {
-	out := set{srv: b.SRV != nil, meta: b.Meta}
+	out := set{srv: b.SRV != nil, meta: registry.LabelsOf(b.Meta)}
 	named := cmp.Or(b.SRV, b.Name)
 	switch {
 	case named == nil:

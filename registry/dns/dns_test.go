@@ -132,7 +132,7 @@ func zoneOf(services []*registry.Service) []string {
 	for _, s := range services {
 		for _, e := range s.Endpoints {
 			host := "h-" + strings.ReplaceAll(e.Address.String(), ".", "-") + ".example.com."
-			name := e.Meta["version"] + "." + s.Name.Name + "." + s.Namespace + ".example.com."
+			name := e.Meta.Get("version") + "." + s.Name.Name + "." + s.Namespace + ".example.com."
 			out = append(out, srv(name, 0, 0, int(e.Weight), int(e.Port), host), host+" 0 IN A "+e.Address.String())
 		}
 	}
@@ -282,7 +282,7 @@ func plain(services []*registry.Service) string {
 			if len(s.Ports) != 1 || e.ServicePort != s.Ports[0].Number {
 				line += fmt.Sprintf(" for %d", e.ServicePort)
 			}
-			if e.Meta != nil {
+			if e.Meta != "" {
 				meta, _ := json.Marshal(e.Meta)
 				line += " " + string(meta)
 			}

@@ -94,7 +94,7 @@ func values(services []*registry.Service) map[string]string {
 	out := map[string]string{}
 	for _, s := range services {
 		for _, e := range s.Endpoints {
-			d := doc{Address: e.Address.String(), Meta: e.Meta, Weight: e.Weight, Health: string(e.Health)}
+			d := doc{Address: e.Address.String(), Meta: e.Meta.Map(), Weight: e.Weight, Health: string(e.Health)}
 			d.Ports = []docPort{{Number: e.ServicePort, Target: e.Port, Protocol: string(s.Ports[0].Protocol)}}
 			out[base+s.Name.String()+"/"+e.Address.String()] = d.String()
 		}

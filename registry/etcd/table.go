@@ -157,7 +157,7 @@ func (i *instance) endpoints() []*registry.Endpoint {
 	out := make([]*registry.Endpoint, len(i.Ports))
 	for n, p := range i.Ports {
 		out[n] = &registry.Endpoint{
-			Address: i.Address, Port: p.Target, ServicePort: p.Number, Meta: i.Meta, Weight: i.Weight,
+			Address: i.Address, Port: p.Target, ServicePort: p.Number, Meta: registry.LabelsOf(i.Meta), Weight: i.Weight,
 			Locality: i.Locality, Health: i.Health, Reason: i.Reason,
 		}
 	}

@@ -33,7 +33,7 @@ func TestAServerThatIsKilledAndComesBackWithItsDataChangesNothing(t *testing.T) 
 	m.await("web:80 10.0.0.1:80")
 	p.run("default", "db", peers.NomadGroup{Name: "g", Service: "db", Address: "10.0.0.2", Port: "80"})
 	m.await("db:80 10.0.0.2:80", "web:80 10.0.0.1:80")
-	if now := m.Sets()[0].Services[1]; now.Endpoints[0].Meta[labelAlloc] != before.Endpoints[0].Meta[labelAlloc] {
+	if now := m.Sets()[0].Services[1]; now.Endpoints[0].Meta.Get(labelAlloc) != before.Endpoints[0].Meta.Get(labelAlloc) {
 		t.Error("web is another one")
 	}
 }

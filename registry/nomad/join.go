@@ -77,7 +77,7 @@ func (t *table) join(n registry.Name, f *found) (*registry.Service, []registry.D
 	}
 	s.Ports = []registry.Port{{Number: port}}
 	slices.SortFunc(s.Endpoints, func(a, b *registry.Endpoint) int {
-		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Meta[labelAlloc], b.Meta[labelAlloc]))
+		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Meta.Get(labelAlloc), b.Meta.Get(labelAlloc)))
 	})
 	if !agreed {
 		faults = append(faults, registry.Diagnostic{Severity: registry.Warning, Code: registry.PortsDiffer, Origin: s.Origin,
@@ -178,7 +178,7 @@ func (t *table) endpoint(r *registration) (*registry.Endpoint, bool) {
 		return nil, false
 	}
 	return &registry.Endpoint{
-		Health: health, Reason: reason, Meta: t.labels(r, a, n), Locality: registry.Locality{Region: r.Datacenter},
+		Health: health, Reason: reason, Meta: registry.LabelsOf(t.labels(r, a, n)), Locality: registry.Locality{Region: r.Datacenter},
 	}, true
 }
 

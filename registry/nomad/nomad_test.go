@@ -187,11 +187,13 @@ func translate(s *registry.Service) *registry.Service {
 	out.Endpoints = nil
 	for _, e := range s.Endpoints {
 		d := *e
-		d.Meta, d.Locality = maps.Clone(e.Meta), registry.Locality{}
+		meta := e.Meta.Map()
+		d.Locality = registry.Locality{}
 		if d.Health == registry.Healthy {
 			d.Health = ""
 		}
-		maps.DeleteFunc(d.Meta, func(k, _ string) bool { return strings.HasPrefix(k, "nomad.") })
+		maps.DeleteFunc(meta, func(k, _ string) bool { return strings.HasPrefix(k, "nomad.") })
+		d.Meta = registry.LabelsOf(meta)
 		out.Endpoints = append(out.Endpoints, &d)
 	}
 	return &out
@@ -206,7 +208,7 @@ func (c *conform) put(services []*registry.Service) {
 		var groups []peers.NomadGroup
 		for _, e := range s.Endpoints {
 			var tags []string
-			for k, v := range e.Meta {
+			for k, v := range e.Meta.All() {
 				tags = append(tags, k+"="+v)
 			}
 			groups = append(groups, peers.NomadGroup{Name: "g" + strings.ReplaceAll(e.Address.String(), ".", "-"), Service: s.Name.Name, Address: e.Address.String(), Port: fmt.Sprint(e.Port), Tags: tags})
@@ -281,9 +283,9 @@ func TestJobs(t *testing.T) {
 	t.Run("labels tell where an instance is from", func(t *testing.T) {
 		p.run("default", "web", peers.NomadGroup{Name: "g1", Service: "web", Address: "10.0.0.1", Port: "8080", Tags: []string{"blue", "version=v1"}, OfTask: true})
 		m.await("web:8080 10.0.0.1:8080")
-		eventually(t, "its deployment", func() bool { return m.endpoint("web").Meta[labelDeployment] == "healthy" })
+		eventually(t, "its deployment", func() bool { return m.endpoint("web").Meta.Get(labelDeployment) == "healthy" })
 		e := m.endpoint("web")
-		got := maps.Clone(e.Meta)
+		got := e.Meta.Map()
 		if len(got[labelAlloc]) != 36 {
 			t.Errorf("allocation %q", got[labelAlloc])
 		}
@@ -323,7 +325,7 @@ func TestJobs(t *testing.T) {
 		m.await("api:80 10.0.1.1:80 10.0.1.2:80")
 		eventually(t, "the canary's label", func() bool {
 			e := m.Sets()[0].Services[0].Endpoints
-			return len(e) == 2 && e[0].Meta[labelCanary] == "" && e[1].Meta[labelCanary] == "true"
+			return len(e) == 2 && e[0].Meta.Get(labelCanary) == "" && e[1].Meta.Get(labelCanary) == "true"
 		})
 		p.stop("default", "api")
 		m.await()

@@ -356,6 +356,6 @@ func same(a, b *registry.Service) bool {
 	}
 	return a.Origin == b.Origin && slices.Equal(a.Ports, b.Ports) && slices.EqualFunc(a.Endpoints, b.Endpoints, func(a, b *registry.Endpoint) bool {
 		return a.Address == b.Address && a.Port == b.Port && a.ServicePort == b.ServicePort && a.Locality == b.Locality &&
-			a.Health == b.Health && a.Reason == b.Reason && maps.Equal(a.Meta, b.Meta)
+			a.Health == b.Health && a.Reason == b.Reason && a.Meta == b.Meta
 	})
 }

@@ -142,7 +142,7 @@ func three() []*registry.Service {
 		for j := range byte(2) {
 			s.Endpoints = append(s.Endpoints, &registry.Endpoint{
 				Address: netip.AddrFrom4([4]byte{10, 0, byte(i), j + 1}), Port: 8080, ServicePort: 9080,
-				Meta: map[string]string{"version": fmt.Sprintf("v%d", j+1)}, Weight: 1,
+				Meta: registry.LabelsOf(map[string]string{"version": fmt.Sprintf("v%d", j+1)}), Weight: 1,
 			})
 		}
 		out[i] = s

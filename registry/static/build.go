@@ -3,7 +3,6 @@ package static
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -63,11 +62,11 @@ func (s source) build() []*registry.Endpoint {
 		Instance: s.Instance,
 		Origin:   s.Origin,
 	}
-	endpoints := make([]*registry.Endpoint, 0, len(s.Ports))
+	endpoints, meta := make([]*registry.Endpoint, 0, len(s.Ports)), registry.LabelsOf(s.Meta)
 	for _, p := range s.Ports {
 		w.Ports = append(w.Ports, registry.WorkloadPort{Port: portOf(p), Local: p.Local})
 		endpoints = append(endpoints, &registry.Endpoint{
-			Address: s.host.Address, Port: p.Number, ServicePort: p.Number, Meta: s.Meta, Weight: s.Weight,
+			Address: s.host.Address, Port: p.Number, ServicePort: p.Number, Meta: meta, Weight: s.Weight,
 			Locality: s.host.Locality, Workload: w,
 		})
 	}
@@ -87,16 +86,11 @@ func (s source) build() []*registry.Endpoint {
 
 // outside makes the endpoints of a block that stands alone. Their labels are the service's and their own.
 func (s source) outside() []*registry.Endpoint {
-	endpoints := make([]*registry.Endpoint, 0, len(s.Endpoints))
+	endpoints, shared := make([]*registry.Endpoint, 0, len(s.Endpoints)), registry.LabelsOf(s.Meta)
 	for _, e := range s.Endpoints {
-		meta := s.Meta
+		meta := shared
 		if len(e.Meta) > 0 {
-			meta = maps.Clone(e.Meta)
-			for k, v := range s.Meta {
-				if _, own := meta[k]; !own {
-					meta[k] = v
-				}
-			}
+			meta = registry.LabelsOf(e.Meta).Or(s.Meta)
 		}
 		serves := e.PortFor
 		if serves == 0 && len(s.Ports) > 0 {

@@ -131,7 +131,7 @@ func (x *exporter) outside(s *registry.Service, endpoints []*registry.Endpoint) 
 		if len(s.Ports) > 1 {
 			setNumber(at, "port_for", uint64(e.ServicePort))
 		}
-		setMeta(at, e.Meta)
+		setMeta(at, e.Meta.Map())
 		if e.Weight > 1 {
 			setNumber(at, "weight", uint64(e.Weight))
 		}
@@ -148,7 +148,7 @@ func (x *exporter) outside(s *registry.Service, endpoints []*registry.Endpoint) 
 // spelled notes texts that HCL spells otherwise: it knows Unicode's normal form C alone.
 func (x *exporter) spelled(what fmt.Stringer, e *registry.Endpoint) {
 	all := []string{e.Reason, e.Locality.Region, e.Locality.Zone, e.Locality.Rack}
-	for k, v := range e.Meta {
+	for k, v := range e.Meta.All() {
 		all = append(all, k, v)
 	}
 	if slices.ContainsFunc(all, func(s string) bool { return cty.StringVal(s).AsString() != s }) {
@@ -197,7 +197,7 @@ func (x *exporter) workload(to *hclwrite.Body, h *exportedHost, endpoints []*reg
 	for _, e := range endpoints {
 		x.spelled(w.Service, e)
 		switch {
-		case !maps.Equal(e.Meta, first.Meta), e.Weight != first.Weight:
+		case e.Meta != first.Meta, e.Weight != first.Weight:
 			x.leave("port %d of workload %s: its labels or weight are others than port %d's", e.ServicePort, w.Key(), first.ServicePort)
 		case e.Locality != w.Host.Locality:
 			x.leave("port %d of workload %s: it is elsewhere than its host", e.ServicePort, w.Key())
@@ -219,7 +219,7 @@ func (x *exporter) workload(to *hclwrite.Body, h *exportedHost, endpoints []*reg
 	}
 	setPorts(b, ports, local)
 	setText(b, "instance", w.Instance)
-	setMeta(b, first.Meta)
+	setMeta(b, first.Meta.Map())
 	if first.Weight > 1 {
 		setNumber(b, "weight", uint64(min(first.Weight, maxWorkloadWeight)))
 	}

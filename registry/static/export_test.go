@@ -123,13 +123,13 @@ func everything() []*registry.Service {
 	}
 	reviews := &registry.Service{Name: shop, Ports: []registry.Port{{Number: 80, Name: "http", Protocol: registry.HTTP}, {Number: 81, Name: "8080", Protocol: registry.GRPC}}}
 	for _, p := range w.Ports {
-		reviews.Endpoints = append(reviews.Endpoints, &registry.Endpoint{Address: host.Address, Port: p.Number, ServicePort: p.Number, Meta: odd, Weight: 7, Locality: host.Locality, Workload: w})
+		reviews.Endpoints = append(reviews.Endpoints, &registry.Endpoint{Address: host.Address, Port: p.Number, ServicePort: p.Number, Meta: registry.LabelsOf(odd), Weight: 7, Locality: host.Locality, Workload: w})
 	}
 	outside := func(address string, port, serves uint16) *registry.Endpoint {
 		return &registry.Endpoint{Address: netip.MustParseAddr(address), Port: port, ServicePort: serves}
 	}
 	full := outside("fd00::1", 9080, 80)
-	full.Meta, full.Weight, full.Priority = odd, 1_000_000, 65535
+	full.Meta, full.Weight, full.Priority = registry.LabelsOf(odd), 1_000_000, 65535
 	full.Locality = registry.Locality{Region: "\"eu\"", Zone: "a\nb", Rack: "${r}"}
 	full.Health, full.Reason = registry.Draining, "it's ${so}\n"
 	sick := outside("10.0.0.9", 80, 80)
@@ -161,14 +161,9 @@ func TestAnyServiceIsExported(t *testing.T) {
 		slices.SortFunc(s.Ports, func(a, b registry.Port) int { return int(a.Number) - int(b.Number) })
 		for i := range rapid.IntRange(0, 3).Draw(t, "endpoints") {
 			e := &registry.Endpoint{Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Port: port.Draw(t, "port"), ServicePort: rapid.SampledFrom(s.Ports).Draw(t, "serves").Number}
-			for k, v := range rapid.MapOfN(text, text, 0, 3).Draw(t, "meta") {
-				if k != "" {
-					if e.Meta == nil {
-						e.Meta = map[string]string{}
-					}
-					e.Meta[k] = v
-				}
-			}
+			meta := rapid.MapOfN(text, text, 0, 3).Draw(t, "meta")
+			delete(meta, "")
+			e.Meta = registry.LabelsOf(meta)
 			e.Reason = text.Draw(t, "reason")
 			if e.Health = rapid.SampledFrom([]registry.Health{"", registry.Healthy, registry.Unhealthy, registry.Draining}).Draw(t, "health"); e.Health == "" {
 				e.Reason = ""
@@ -231,7 +226,7 @@ func TestWhatFilesCannotSayIsTold(t *testing.T) {
 	reviews.Endpoints = []*registry.Endpoint{&first, &second}
 	portless := &registry.Service{Name: registry.Name{Namespace: "default", Name: "portless"}}
 	accent := &registry.Service{Name: registry.Name{Namespace: "default", Name: "accent"}, Ports: []registry.Port{{Number: 80}},
-		Endpoints: []*registry.Endpoint{{Address: netip.MustParseAddr("10.0.0.1"), Port: 80, ServicePort: 80, Meta: map[string]string{"a": "e\u0301"}}}}
+		Endpoints: []*registry.Endpoint{{Address: netip.MustParseAddr("10.0.0.1"), Port: 80, ServicePort: 80, Meta: registry.LabelsOf(map[string]string{"a": "e\u0301"})}}}
 	astray := &registry.Service{Name: registry.Name{Namespace: "default", Name: "astray"}, Ports: []registry.Port{{Number: 80}},
 		Endpoints: []*registry.Endpoint{{Address: netip.MustParseAddr("10.0.0.1"), Port: 81, ServicePort: 81}}}
 	_, left := Export([]*registry.Service{&reviews, portless, accent, astray}, ExportOptions{})

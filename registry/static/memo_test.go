@@ -48,7 +48,7 @@ func TestServicesOfHostsAreWorkloads(t *testing.T) {
 	want := []*registry.Service{{
 		Name: name, Ports: []registry.Port{port}, Origin: "reviews.hcl:1",
 		Endpoints: []*registry.Endpoint{{
-			Address: at, Port: 9080, ServicePort: 9080, Meta: map[string]string{"version": "v1"}, Weight: 1, Locality: zone,
+			Address: at, Port: 9080, ServicePort: 9080, Meta: registry.LabelsOf(map[string]string{"version": "v1"}), Weight: 1, Locality: zone,
 			Workload: &registry.Workload{
 				Host:    registry.Host{Name: "h1", Address: at, Locality: zone, MeshPort: 7443},
 				Service: name, Instance: "one", Origin: "reviews.hcl:1",
@@ -72,8 +72,8 @@ func TestServicesOutsideHostsHaveTheirEndpoints(t *testing.T) {
 	}
 	got := Services(&configs.Policy{Services: []*configs.Service{db}})
 	want := []*registry.Endpoint{
-		{Address: netip.MustParseAddr("10.9.0.1"), Port: 9080, ServicePort: 9080, Weight: 1, Meta: map[string]string{"version": "v1"}},
-		{Address: netip.MustParseAddr("10.9.0.2"), Port: 5432, ServicePort: 9090, Weight: 2, Meta: map[string]string{"version": "v1", "zone": "z2"}},
+		{Address: netip.MustParseAddr("10.9.0.1"), Port: 9080, ServicePort: 9080, Weight: 1, Meta: registry.LabelsOf(map[string]string{"version": "v1"})},
+		{Address: netip.MustParseAddr("10.9.0.2"), Port: 5432, ServicePort: 9090, Weight: 2, Meta: registry.LabelsOf(map[string]string{"version": "v1", "zone": "z2"})},
 	}
 	if d := cmp.Diff(want, got[0].Endpoints, plain); d != "" {
 		t.Error(d)

@@ -117,7 +117,7 @@ func text(s *registry.Service) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "service %q {\n  namespace = %q\n  port = %d\n", s.Name.Name, s.Namespace, s.Ports[0].Number)
 	for _, e := range s.Endpoints {
-		fmt.Fprintf(&b, "  endpoint {\n    address = %q\n    port = %d\n    meta = { version = %q }\n  }\n", e.Address, e.Port, e.Meta["version"])
+		fmt.Fprintf(&b, "  endpoint {\n    address = %q\n    port = %d\n    meta = { version = %q }\n  }\n", e.Address, e.Port, e.Meta.Get("version"))
 	}
 	return b.String() + "}\n"
 }

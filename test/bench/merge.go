@@ -70,7 +70,7 @@ func merged(i, j int, port uint16) *registry.Service {
 		Ports: []registry.Port{{Number: 80, Protocol: registry.HTTP}},
 		Endpoints: []*registry.Endpoint{{
 			Address: netip.AddrFrom4([4]byte{10, byte(i), byte(j >> 8), byte(j)}), Port: port, ServicePort: 80,
-			Meta: map[string]string{"version": "v1"},
+			Meta: registry.LabelsOf(map[string]string{"version": "v1"}),
 		}},
 	}
 }
