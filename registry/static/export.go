@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -291,7 +292,23 @@ func setMeta(b *hclwrite.Body, meta map[string]string) {
 	for k, v := range meta {
 		values[k] = cty.StringVal(v)
 	}
-	b.SetAttributeValue("meta", cty.ObjectVal(values))
+	b.SetAttributeRaw("meta", object(values))
+}
+
+// plainWord matches keys that need no quotes, but for the words of the language.
+var plainWord = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]*$`)
+
+// object writes an object. hclwrite's own leaves the key "for" without quotes, which at the beginning is a for expression.
+func object(values map[string]cty.Value) hclwrite.Tokens {
+	var all []hclwrite.ObjectAttrTokens
+	for _, k := range slices.Sorted(maps.Keys(values)) {
+		name := hclwrite.TokensForValue(cty.StringVal(k))
+		if plainWord.MatchString(k) && k != "for" {
+			name = hclwrite.TokensForIdentifier(k)
+		}
+		all = append(all, hclwrite.ObjectAttrTokens{Name: name, Value: hclwrite.TokensForValue(values[k])})
+	}
+	return hclwrite.TokensForObject(all)
 }
 
 // setPorts writes one port without a name flat, and others by name; local is where workloads listen.
@@ -321,7 +338,7 @@ func setPorts(b *hclwrite.Body, ports []registry.Port, local map[uint16]netip.Ad
 		}
 		values[key] = cty.ObjectVal(fields)
 	}
-	b.SetAttributeValue("ports", cty.ObjectVal(values))
+	b.SetAttributeRaw("ports", object(values))
 }
 
 func isNumber(s string) bool {

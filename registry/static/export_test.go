@@ -149,7 +149,7 @@ func TestWhatIsExportedSaysTheSameAgain(t *testing.T) {
 }
 
 func TestAnyServiceIsExported(t *testing.T) {
-	text := rapid.OneOf(rapid.SampledFrom([]string{"", "a", "80", "81", "${x}", "%{x}", "$${", "a b", "\"", "\\", "\n", "true", "null"}), rapid.StringN(0, 8, -1)).
+	text := rapid.OneOf(rapid.SampledFrom([]string{"", "a", "80", "81", "${x}", "%{x}", "$${", "a b", "\"", "\\", "\n", "true", "null", "for"}), rapid.StringN(0, 8, -1)).
 		Filter(func(s string) bool { return cty.StringVal(s).AsString() == s })
 	port := rapid.SampledFrom([]uint16{1, 80, 81, 8080, 65535})
 	dir, n := t.TempDir(), 0
@@ -175,6 +175,24 @@ func TestAnyServiceIsExported(t *testing.T) {
 		n++
 		requireRoundTrip(t, filepath.Join(dir, fmt.Sprint(n)), []*registry.Service{s})
 	})
+}
+
+// A label or a port may be called as a word of the language.
+func TestAKeyThatIsAWordOfTheLanguage(t *testing.T) {
+	for _, word := range []string{"for", "null", "true", "if", "in", "_", "é"} {
+		want := []*registry.Service{{Name: registry.Name{Namespace: "default", Name: "web"},
+			Ports: []registry.Port{{Number: 80, Name: word, Protocol: registry.HTTP}},
+			Endpoints: []*registry.Endpoint{{Address: netip.MustParseAddr("10.0.0.1"), Port: 80, ServicePort: 80, Weight: 1,
+				Meta: registry.LabelsOf(map[string]string{word: "x"})}}}}
+		files, left := Export(want, ExportOptions{})
+		if len(left) > 0 {
+			t.Errorf("%s: %q", word, left)
+		}
+		got := read(t, t.TempDir(), files).Service(want[0].Name)
+		if got == nil || got.Ports[0].Name != word || got.Endpoints[0].Meta != want[0].Endpoints[0].Meta {
+			t.Errorf("%s: %+v\n%s", word, got, files[0].Text)
+		}
+	}
 }
 
 func TestOnlyWhatIsAskedForIsExported(t *testing.T) {
