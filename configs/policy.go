@@ -167,6 +167,7 @@ type ServiceDefaults struct {
 	Rack       string            `json:"rack,omitempty"`
 	Registries map[string]uint32 `json:"registries,omitempty"` // shares of the calls, at least one above 0; nil: by the endpoints' weights
 	Identities []ServiceRef      `json:"identities,omitempty"` // services whose identity its endpoints may have, besides its own; sorted
+	Checks     []*Check          `json:"checks,omitempty"`     // that the server runs of endpoints without an agent
 	HealthyIf  string            `json:"healthy_if"`           // "registry and agent" (default), "registry or agent", "registry", "agent"
 }
 

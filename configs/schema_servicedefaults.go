@@ -26,7 +26,10 @@ var serviceDefaultsBlock = through(newBlock(block[serviceDefaultsFields]{
 		field("locality", dict(text(), "region, zone, rack", localityKey), func(s *serviceDefaultsFields) *map[string]string { return &s.locality }, "Where endpoints run that have no locality."),
 		field("registries", dict(whole[uint32](0, 10_000), "`{ consul-dc1 = 90, nomad = 10 }`; 0 to 10000", registryKey), func(s *serviceDefaultsFields) *map[string]uint32 { return &s.Registries }, "How the calls are shared between the registries that know the service, whatever the numbers of their endpoints. Of a registry that is not named, or has the share 0, nothing is called. An endpoint that several know has a part of each share. A registry without healthy endpoints leaves its share to the others. Unless a destination_rule says otherwise the endpoints are then taken by `round_robin`; with `least_request` the shares hold only roughly.").orText("all endpoints by their weights"),
 		identitiesAttr(),
-		field("healthy_if", oneOf("registry and agent", "registry or agent", "registry", "agent"), func(s *serviceDefaultsFields) *string { return &s.HealthyIf }, "Whose word on the health of an endpoint counts: that of the registries, or of its host's agent, each where there is one. An endpoint drains if anybody says so.").or(cty.StringVal("registry and agent")),
+		field("healthy_if", oneOf("registry and agent", "registry or agent", "registry", "agent"), func(s *serviceDefaultsFields) *string { return &s.HealthyIf }, "Whose word on the health of an endpoint counts: that of the registries, or of its host's agent, or of the active check where there is no agent; each where there is one. An endpoint drains if anybody says so.").or(cty.StringVal("registry and agent")),
+	},
+	blocks: []child[serviceDefaultsFields]{
+		many("check", checkBlock, func(s *serviceDefaultsFields) *[]*Check { return &s.Checks }, "An active check: the server runs it, for endpoints whose host has no agent, at their own address. It stands for the agent's word in `healthy_if`. The port is the service's, and leads to where the endpoint listens."),
 	},
 	origin: func(s *serviceDefaultsFields) *string { return &s.Origin },
 	finish: func(d *decoder, s *serviceDefaultsFields) {

@@ -11,7 +11,7 @@ import (
 )
 
 var checkBlock = newBlock(block[Check]{
-	doc: "A health check that the host's agent runs. An instance whose check fails gets no calls.",
+	doc: "A health check: of a workload, which its host's agent runs at the local address, or in service_defaults, which the server runs. An instance whose check fails gets no calls.",
 	labels: []label[Check]{
 		named("type", oneOf("http", "tcp"), func(c *Check) *string { return &c.Type }, "`http` asks for a path and wants a status from 200 to 399; `tcp` opens a connection."),
 	},

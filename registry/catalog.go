@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"iter"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -27,6 +28,15 @@ type HealthWord struct {
 // unhealthy: its proxy may not even run. Nil is the map of a world without agents, where all are healthy. Immutable: a
 // change is a new map.
 type HealthMap map[WorkloadKey]HealthWord
+
+// CheckKey is where a HealthMap has what the server's active check says of an endpoint that is no workload. CheckedKey(n) is
+// there, too, if a service has any.
+func CheckKey(n Name, e *Endpoint) WorkloadKey {
+	return WorkloadKey{Service: n, Instance: netip.AddrPortFrom(e.Address, e.Port).String()}
+}
+
+// CheckedKey is in a HealthMap if it has a CheckKey of the service.
+func CheckedKey(n Name) WorkloadKey { return WorkloadKey{Service: n} }
 
 // Unreported is the reason why a workload of which no agent has spoken is unhealthy.
 const Unreported = "its agent has not reported it yet"

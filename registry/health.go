@@ -9,6 +9,7 @@ type Voice string
 const (
 	RegistryVoice Voice = "registry" // what a registry knows
 	AgentVoice    Voice = "agent"    // the checks of the agent on the endpoint's host
+	CheckVoice    Voice = "check"    // the server's active check of an endpoint whose host has no agent
 )
 
 // Word is what one voice says of an endpoint's health.
@@ -22,7 +23,7 @@ type Word struct {
 // HealthRule says which words make an endpoint healthy. The zero value is RegistryAndAgent.
 type HealthRule string
 
-// The rules. A voice that says nothing is not asked; if none of those that the rule asks says anything, those that do
+// The rules. The server's active check stands for the agent's where there is no agent. A voice that says nothing is not asked; if none of those that the rule asks says anything, those that do
 // are asked instead.
 const (
 	RegistryAndAgent HealthRule = "registry and agent"
@@ -34,7 +35,7 @@ const (
 // Judge returns what follows of the words, and why. Of several registries the worst word is the registry's. Draining is
 // no judgement of health but somebody's wish: an endpoint that is healthy by the rule drains if any voice says so.
 func (r HealthRule) Judge(words []Word) (Health, string) {
-	registry, agent := worst(words, RegistryVoice), worst(words, AgentVoice)
+	registry, agent := worst(words, RegistryVoice), worst(words, AgentVoice, CheckVoice)
 	out := registry
 	switch {
 	case registry.Health == "", r == AgentAlone && agent.Health != "":
@@ -53,11 +54,11 @@ func (r HealthRule) Judge(words []Word) (Health, string) {
 	return out.Health, out.Reason
 }
 
-// worst returns the worst word of a voice, the first of equal ones; the zero Word if it says nothing.
-func worst(words []Word, v Voice) Word {
+// worst returns the worst word of some voices, the first of equal ones; the zero Word if they say nothing.
+func worst(words []Word, voices ...Voice) Word {
 	var out Word
 	for _, w := range words {
-		if w.Voice == v && badness(w.Health) > badness(out.Health) {
+		if slices.Contains(voices, w.Voice) && badness(w.Health) > badness(out.Health) {
 			out = w
 		}
 	}

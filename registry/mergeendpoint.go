@@ -73,8 +73,13 @@ func mergeEndpoints(parts []part, old []*Endpoint, health HealthMap, at hosts, d
 		}
 	}
 	out := make([]*Endpoint, 0, len(j.joints))
+	_, checked := health[CheckedKey(parts[0].Name)]
 	for i := range j.joints {
 		t := &j.joints[i]
+		if checked && t.Workload == nil {
+			w := health[CheckKey(parts[0].Name, &t.Endpoint)]
+			t.hearHealth(Word{CheckVoice, "", w.Health, w.Reason})
+		}
 		if t.Workload != nil && t.Workload.Service == parts[0].Name { // another service's is not called here
 			w := health.word(t.Workload.Key())
 			t.hearHealth(Word{AgentVoice, "", w.Health, w.Reason})

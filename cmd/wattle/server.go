@@ -92,6 +92,7 @@ type server struct {
 	registry  *registry.Aggregator
 	file      *serverFile
 	prober    *prober
+	checker   *checker
 	loop      *pipeline.Loop
 	xds       *xds.Server
 	metrics   *prometheus.Registry
@@ -145,11 +146,12 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, file 
 			s.loop.Converged(gen, proxies, nacked, took)
 		},
 	}
+	s.checker = newChecker(log, func() *pipeline.State { return s.loop.State() }, s.registrar.Health, func() { s.loop.Nudge() })
 	streams.Authorize = api.AuthorizeProxy // its type says which node
 	s.xds = xds.New(streams)
 	s.loop = pipeline.New(pipeline.Options{
 		Log: log, Dir: cfg.Policy, Config: vars, TrustDomain: s.ca.TrustDomain,
-		Revisions: s.store, Registries: s.registry, Health: s.registrar.Health,
+		Revisions: s.store, Registries: s.registry, Health: s.checker.Health,
 		OnPolicy: s.registrar.SetPolicy, Publish: s.xds.Apply, Pace: pace,
 	})
 	s.nodes = api.NewNode(api.NodeOptions{Log: log, CA: s.ca, Store: s.store, Registrar: s.registrar, Holds: s.holds})
@@ -243,6 +245,7 @@ func (s *server) run(ctx context.Context) error {
 	g.Go(func() error { return hurry(ctx, s.registry.Ready(), s.loop.Ready()) })
 	g.Go(func() error { return s.registry.Run(ctx) })
 	g.Go(func() error { return s.loop.Run(ctx) })
+	g.Go(func() error { return s.checker.run(ctx) })
 	g.Go(func() error { return s.file.watch(ctx) })
 	g.Go(func() error { return s.serveAgents(ctx, agents) })
 	g.Go(func() error { return s.serveHTTP(ctx, local, token) })

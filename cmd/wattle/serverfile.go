@@ -210,5 +210,8 @@ func (s *server) alive(name registry.Name, e *registry.Endpoint) bool {
 			return false
 		}
 	}
+	if alive, known := s.checker.alive(name, e); known {
+		return alive
+	}
 	return s.prober.alive(place)
 }

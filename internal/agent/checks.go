@@ -4,13 +4,12 @@ import (
 	"context"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
+	"github.com/wattle-mesh/wattle/internal/probe"
 )
 
 // workload names one of this host's workloads.
@@ -27,12 +26,8 @@ func (w workload) String() string {
 }
 
 // health is what the checks of a workload say together. A workload counts as healthy when each of its checks has
-// succeeded; one whose first check has not ended yet is not known.
-type health struct {
-	known   bool
-	healthy bool
-	reason  string // of the first check that failed
-}
+// succeeded; one whose first check has not ended yet is not known. The reason is that of the first check that failed.
+type health = probe.Health
 
 // checks runs the health checks of the plan's workloads.
 type checks struct {
@@ -47,7 +42,7 @@ type checks struct {
 // run follows the plan until ctx is done. A check that is the same in a new plan goes on as it was.
 func (c *checks) run(ctx context.Context, plan *value[*planpb.HostPlan]) error {
 	type task struct {
-		probes []probe
+		probes []probe.Probe
 		cancel context.CancelFunc
 		done   *sync.WaitGroup
 	}
@@ -60,7 +55,7 @@ func (c *checks) run(ctx context.Context, plan *value[*planpb.HostPlan]) error {
 	}()
 	for {
 		p, changed := plan.Load()
-		want := map[workload][]probe{}
+		want := map[workload][]probe.Probe{}
 		for _, w := range p.GetWorkloads() {
 			if ps := probes(w); len(ps) > 0 {
 				want[workloadOf(w)] = ps
@@ -82,7 +77,7 @@ func (c *checks) run(ctx context.Context, plan *value[*planpb.HostPlan]) error {
 			t := task{ps, cancel, new(sync.WaitGroup)}
 			tasks[w] = t
 			for i, p := range ps {
-				t.done.Go(func() { c.follow(tctx, w, i, p) })
+				t.done.Go(func() { p.Follow(tctx, func(h probe.Health) { c.set(w, i, h) }) })
 			}
 		}
 		select {
@@ -94,7 +89,7 @@ func (c *checks) run(ctx context.Context, plan *value[*planpb.HostPlan]) error {
 }
 
 // limit forgets what is not wanted any more, and begins anew what is not running.
-func (c *checks) limit(want map[workload][]probe, running func(workload) bool) {
+func (c *checks) limit(want map[workload][]probe.Probe, running func(workload) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	next := map[workload][]health{}
@@ -108,32 +103,15 @@ func (c *checks) limit(want map[workload][]probe, running func(workload) bool) {
 	c.publish()
 }
 
-// follow runs one check at its interval until ctx is done.
-func (c *checks) follow(ctx context.Context, w workload, i int, p probe) {
-	s := state{healthyAfter: p.healthy, unhealthyAfter: p.unhealthy}
-	for {
-		err := p.try(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if s.add(err) {
-			c.set(w, i, s.health)
-		}
-		if !sleep(ctx, time.Duration(float64(p.interval)*(0.95+0.1*rand.Float64()))) {
-			return
-		}
-	}
-}
-
 // set takes in what one check says.
 func (c *checks) set(w workload, i int, h health) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.results[w][i] = h
-	if h.healthy {
+	if h.Healthy {
 		c.log.Info("check succeeds", "workload", w.String())
 	} else {
-		c.log.Warn("check fails", "workload", w.String(), "reason", h.reason)
+		c.log.Warn("check fails", "workload", w.String(), "reason", h.Reason)
 	}
 	c.publish()
 }
@@ -150,46 +128,15 @@ func (c *checks) publish() {
 }
 
 func together(hs []health) health {
-	out := health{known: true, healthy: true}
+	out := health{Known: true, Healthy: true}
 	for _, h := range hs {
-		if h.known && !h.healthy {
+		if h.Known && !h.Healthy {
 			return h
 		}
-		out.known = out.known && h.known
+		out.Known = out.Known && h.Known
 	}
-	if !out.known {
+	if !out.Known {
 		return health{}
 	}
 	return out
-}
-
-// state turns the results of one check into its health. The first result decides at once; after that it takes as
-// many in a row as the check says.
-type state struct {
-	health                       health
-	run                          uint32 // results in a row that contradict health
-	healthyAfter, unhealthyAfter uint32
-}
-
-// add takes in one result and reports whether the health has changed.
-func (s *state) add(err error) bool {
-	success := err == nil
-	if s.health.known && s.health.healthy == success {
-		s.run = 0
-		return false
-	}
-	s.run++
-	need := s.unhealthyAfter
-	if success {
-		need = s.healthyAfter
-	}
-	if s.health.known && s.run < need {
-		return false
-	}
-	s.run = 0
-	s.health = health{known: true, healthy: success}
-	if err != nil {
-		s.health.reason = err.Error()
-	}
-	return true
 }

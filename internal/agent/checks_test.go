@@ -2,11 +2,7 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"net"
-	"net/http"
-	"net/http/httptest"
-	"strings"
 	"testing"
 	"time"
 
@@ -15,42 +11,8 @@ import (
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
 )
 
-func TestTheFirstResultDecidesAndLaterOnesInARow(t *testing.T) {
-	for results, want := range map[string]string{ // + success, - failure; h healthy, u unhealthy, . no change
-		"+":         "h",
-		"-":         "u",
-		"+--":       "h..",
-		"+---":      "h..u",
-		"+--+--+":   "h......",
-		"-+":        "u.",
-		"-++":       "u.h",
-		"-+-+-+":    "u.....",
-		"+---++---": "h..u.h..u",
-	} {
-		s := state{healthyAfter: 2, unhealthyAfter: 3}
-		got := ""
-		for _, r := range results {
-			var err error
-			if r == '-' {
-				err = errors.New("no")
-			}
-			switch {
-			case !s.add(err):
-				got += "."
-			case s.health.healthy:
-				got += "h"
-			default:
-				got += "u"
-			}
-		}
-		if got != want {
-			t.Errorf("%s gave %s, want %s", results, got, want)
-		}
-	}
-}
-
 func TestAWorkloadIsHealthyWhenAllItsChecksAre(t *testing.T) {
-	yes, no, unknown := health{known: true, healthy: true}, health{known: true, reason: "no"}, health{}
+	yes, no, unknown := health{Known: true, Healthy: true}, health{Known: true, Reason: "no"}, health{}
 	for _, c := range []struct {
 		parts []health
 		want  health
@@ -62,57 +24,6 @@ func TestAWorkloadIsHealthyWhenAllItsChecksAre(t *testing.T) {
 	} {
 		if got := together(c.parts); got != c.want {
 			t.Errorf("%v gave %v", c.parts, got)
-		}
-	}
-}
-
-func TestAProbeSeesWhatACallerWould(t *testing.T) {
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch r.URL.Path {
-		case "/moved":
-			http.Redirect(w, r, "/broken", http.StatusFound)
-		case "/broken":
-			w.WriteHeader(http.StatusServiceUnavailable)
-		case "/slow":
-			<-r.Context().Done()
-		}
-	})
-	plain := httptest.NewServer(handler)
-	defer plain.Close()
-	two := httptest.NewUnstartedServer(handler)
-	two.Config.Protocols = new(http.Protocols)
-	two.Config.Protocols.SetUnencryptedHTTP2(true)
-	two.Start()
-	defer two.Close()
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
-	http1, http2 := plain.Listener.Addr().String(), two.Listener.Addr().String()
-	for _, c := range []struct {
-		kind, address, path, protocol string
-		want                          string // part of the error; empty: success
-	}{
-		{"http", http1, "/", "http", ""},
-		{"http", http2, "/", "http2", ""},
-		{"http", http2, "/", "grpc", ""},
-		{"http", http1, "/", "tcp", ""},
-		{"http", http1, "/moved", "http", ""},
-		{"http", http1, "/broken", "http", "status 503"},
-		{"http", http1, "/slow", "http", "no answer within"},
-		{"http", closed.Addr().String(), "/", "http", "refused"},
-		{"tcp", http1, "", "tcp", ""},
-		{"tcp", closed.Addr().String(), "", "tcp", "refused"},
-		{"ping", http1, "", "tcp", "knows no checks"},
-	} {
-		p := probe{kind: c.kind, address: c.address, path: c.path, protocol: c.protocol, timeout: 100 * time.Millisecond}
-		if c.want == "" {
-			p.timeout = 5 * time.Second
-		}
-		err := p.try(t.Context())
-		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%+v: %v", c, err)
 		}
 	}
 }
@@ -158,15 +69,15 @@ func TestChecksGoOnAcrossPlansAndEndWithTheirWorkload(t *testing.T) {
 	}
 	a, b := workloadOf(declare("a")), workloadOf(declare("b"))
 	plan.Set(&planpb.HostPlan{Workloads: []*planpb.Workload{declare("a")}})
-	until(func(m map[workload]health) bool { return m[a].healthy })
+	until(func(m map[workload]health) bool { return m[a].Healthy })
 	// In an hour's interval a would not be known again if it began anew.
 	plan.Set(&planpb.HostPlan{Workloads: []*planpb.Workload{declare("a"), declare("b")}})
 	until(func(m map[workload]health) bool {
-		if !m[a].healthy {
+		if !m[a].Healthy {
 			t.Fatal("a was forgotten")
 		}
-		return m[b].healthy
+		return m[b].Healthy
 	})
 	plan.Set(&planpb.HostPlan{Workloads: []*planpb.Workload{declare("b")}})
-	until(func(m map[workload]health) bool { _, ok := m[a]; return !ok && m[b].healthy })
+	until(func(m map[workload]health) bool { _, ok := m[a]; return !ok && m[b].Healthy })
 }

@@ -287,8 +287,8 @@ func (d *desk) status(e *entry) api.ServiceStatus {
 	out.State, out.Reason = d.state(e)
 	out.Health, out.HealthReason = "unknown", "the server has given it no place yet"
 	if h, ok := d.judged.Now()[key]; ok {
-		out.Health, out.HealthReason = "unhealthy", h.reason
-		if h.healthy {
+		out.Health, out.HealthReason = "unhealthy", h.Reason
+		if h.Healthy {
 			out.Health = "healthy"
 		}
 	}

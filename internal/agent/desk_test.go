@@ -288,7 +288,7 @@ func TestWhoeverIsSilentIsUnhealthyAndGoesInTheEnd(t *testing.T) {
 			var out []string
 			for _, key := range []workload{web, api} {
 				if h, ok := d.beats.Now()[key]; ok {
-					out = append(out, key.service+": "+h.reason)
+					out = append(out, key.service+": "+h.Reason)
 				}
 			}
 			return strings.Join(out, ", ")

@@ -369,17 +369,20 @@ host "h1" {
 		return nil
 	})
 	stop()
-	before := len(w.reports)
-	w.start(nil)
-	w.wait("a report of the next agent", func() error {
+	reports := func() []*apipb.ReportRequest {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if len(w.reports) == before {
+		return slices.Clone(w.reports)
+	}
+	before := len(reports())
+	w.start(nil)
+	w.wait("a report of the next agent", func() error {
+		if len(reports()) == before {
 			return fmt.Errorf("there is none")
 		}
 		return nil
 	})
-	for _, r := range w.reports[before:] {
+	for _, r := range reports()[before:] {
 		if !healthy(true)(r) {
 			t.Errorf("the agent that came back reported %v", r)
 		}

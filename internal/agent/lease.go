@@ -36,7 +36,7 @@ func (d *desk) lease(now time.Time) (late map[workload]health, gone []*entry, ne
 			sooner(due)
 			continue
 		}
-		late[key] = health{known: true, reason: silent(time.Duration(e.Service.TTL), e)}
+		late[key] = health{Known: true, Reason: silent(time.Duration(e.Service.TTL), e)}
 	}
 	for key := range d.heard {
 		if !known[key] {

@@ -156,7 +156,7 @@ func (r *reporter) complete(f facts) bool {
 		if _, tried := f.held[w.GetIdentity()]; !tried || f.serving == servingUnknown {
 			return false
 		}
-		if len(probes(w)) > 0 && !f.checked[workloadOf(w)].known {
+		if len(probes(w)) > 0 && !f.checked[workloadOf(w)].Known {
 			return false
 		}
 	}
@@ -173,7 +173,7 @@ func (r *reporter) report(f facts) *apipb.ReportRequest {
 		now[key] = h
 		out.Health = append(out.Health, &apipb.HealthReport{
 			Namespace: key.namespace, Service: key.service, Instance: key.instance,
-			Healthy: h.healthy, Reason: h.reason,
+			Healthy: h.Healthy, Reason: h.Reason,
 		})
 	}
 	if !maps.Equal(now, r.judged.Now()) {
@@ -193,19 +193,19 @@ func (r *reporter) judge(w *planpb.Workload, f facts) health {
 	silent, late := f.silent[workloadOf(w)]
 	switch {
 	case held.leaf == nil:
-		return health{reason: strings.TrimSuffix("waiting for certificate: "+held.waiting, ": ")}
+		return health{Reason: strings.TrimSuffix("waiting for certificate: "+held.waiting, ": ")}
 	case f.serving == servingUnknown:
-		return health{reason: "waiting for the host's Envoy"}
+		return health{Reason: "waiting for the host's Envoy"}
 	case f.serving == servingNo:
-		return health{reason: "the host's Envoy does not run"}
+		return health{Reason: "the host's Envoy does not run"}
 	case late:
-		return health{reason: silent.reason}
+		return health{Reason: silent.Reason}
 	case len(probes(w)) == 0:
-		return health{healthy: true}
-	case !checked.known && reported:
+		return health{Healthy: true}
+	case !checked.Known && reported:
 		return last
-	case !checked.known:
-		return health{reason: "its first check is under way"}
+	case !checked.Known:
+		return health{Reason: "its first check is under way"}
 	}
 	return checked
 }

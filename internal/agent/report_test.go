@@ -18,7 +18,7 @@ func TestAWorkloadTakesRequestsWhenNothingIsInTheWay(t *testing.T) {
 		t.Fatal("the workload has no check")
 	}
 	key := workloadOf(plain)
-	certified, dead := holdings{id: {leaf: &leaf{}}}, health{known: true, reason: "connection refused"}
+	certified, dead := holdings{id: {leaf: &leaf{}}}, health{Known: true, Reason: "connection refused"}
 	for _, c := range []struct {
 		name   string
 		w      *planpb.Workload
@@ -34,14 +34,14 @@ func TestAWorkloadTakesRequestsWhenNothingIsInTheWay(t *testing.T) {
 		{"a check under way", checked, facts{held: certified, serving: servingYes}, nil, "its first check is under way"},
 		{"a check that fails", checked, facts{held: certified, serving: servingYes, checked: map[workload]health{key: dead}}, nil, "connection refused"},
 		{"a check that succeeds without a heartbeat", checked, facts{
-			held: certified, serving: servingYes, checked: map[workload]health{key: {known: true, healthy: true}}, silent: map[workload]health{key: {reason: "no heartbeat"}},
+			held: certified, serving: servingYes, checked: map[workload]health{key: {Known: true, Healthy: true}}, silent: map[workload]health{key: {Reason: "no heartbeat"}},
 		}, nil, "no heartbeat"},
-		{"a check that succeeds", checked, facts{held: certified, serving: servingYes, checked: map[workload]health{key: {known: true, healthy: true}}}, nil, ""},
-		{"a check that is new for a workload that takes requests", checked, facts{held: certified, serving: servingYes}, map[workload]health{key: {healthy: true}}, ""},
+		{"a check that succeeds", checked, facts{held: certified, serving: servingYes, checked: map[workload]health{key: {Known: true, Healthy: true}}}, nil, ""},
+		{"a check that is new for a workload that takes requests", checked, facts{held: certified, serving: servingYes}, map[workload]health{key: {Healthy: true}}, ""},
 	} {
 		r := &reporter{judged: new(value[map[workload]health])}
 		r.judged.Set(c.last)
-		if got := r.judge(c.w, c.facts); got.healthy != (c.reason == "") || got.reason != c.reason {
+		if got := r.judge(c.w, c.facts); got.Healthy != (c.reason == "") || got.Reason != c.reason {
 			t.Errorf("%s: %+v", c.name, got)
 		}
 	}

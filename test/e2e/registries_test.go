@@ -206,3 +206,39 @@ func TestAnEndpointMayHaveTheIdentityOfAnotherService(t *testing.T) {
 		return nil
 	})
 }
+
+// TestTheServerChecksEndpointsWithoutAnAgent leaves out what does not listen, though its registry names it, until it does.
+func TestTheServerChecksEndpointsWithoutAnAgent(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t, strings.ReplaceAll(twoRegistries, "FAILOVER", "false"))
+	shop := func(last int, version string) {
+		s, err := echo.Listen(t.Context(), echo.Options{Name: "shop", Version: version, HTTP: []string{m.at(fmt.Sprintf("127.0.X.%d:9080", last))}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		serve(t, s.Run)
+	}
+	shop(21, "one")
+	shop(31, "two") // 22 and 23 are named, and nothing is there
+	m.change("checks.hcl", "service_defaults \"shop\" {\n  check \"tcp\" { interval = \"200ms\" }\n}\n")
+	m.isUnhealthy(t, "127.0.X.22")
+	m.isUnhealthy(t, "127.0.X.23")
+	r := request{Addr: "127.0.X.11:9081"}
+	m.reached(t, r)
+	eventually(t, "calls to go to those that listen alone", func() error {
+		if got := m.tally(t, 100, r, version); got["one"]+got["two"] != 100 {
+			return fmt.Errorf("calls go to %v", got)
+		}
+		return nil
+	})
+	if out := m.wattle("catalog", "describe", "shop", "-addr", m.at("127.0.X.1:7500")); !strings.Contains(out, "check says unhealthy: tcp check of "+m.at("127.0.X.22:9080")) {
+		t.Errorf("describe says\n%s", out)
+	}
+	shop(22, "three")
+	eventually(t, "the one that came to be called", func() error {
+		if got := m.tally(t, 100, r, version); got["three"] == 0 {
+			return fmt.Errorf("calls go to %v", got)
+		}
+		return nil
+	})
+}
