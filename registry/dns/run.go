@@ -304,8 +304,8 @@ func (r *run) flush(now time.Time) {
 		return
 	}
 	r.news = false
-	if ds := r.diagnostics(); !slices.Equal(ds, r.reported) {
-		r.reported = ds
+	if ds := r.diagnostics(); r.reported == nil || !slices.Equal(ds, r.reported) { // an earlier run may have left something
+		r.reported = append([]registry.Diagnostic{}, ds...)
 		r.report(ds)
 	}
 }

@@ -3,8 +3,10 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -237,6 +239,76 @@ func TestNomadMayFailUnderLoad(t *testing.T) {
 		nomad.client.kill(t) // else it would end what the new server does not know
 		nomad.wipe(t)
 		m.held(t, "jobs", 3)
+	}, noneFailed)
+}
+
+// TestNameServersMayFailUnderLoad kills, stops and empties the name server that knows what is called.
+func TestNameServersMayFailUnderLoad(t *testing.T) {
+	t.Parallel()
+	m := prepareMesh(t, strings.ReplaceAll(nomadJobs, `service_defaults "api" { protocol = "http" }`, ""))
+	const head = "$ORIGIN e2e.example.\n$TTL 1\n@ SOA ns hostmaster 1 3600 600 86400 1\n"
+	zone := func(ips ...string) {
+		text := head
+		for i, ip := range ips {
+			text += fmt.Sprintf("_api._tcp SRV 0 10 9080 api%d\napi%d A %s\n", i, i, m.at(ip))
+		}
+		if err := os.WriteFile(m.path("zone"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	zone("127.0.X.41", "127.0.X.42", "127.0.X.43")
+	for n := 1; n <= 3; n++ {
+		m.echo(t, "api", n, "-http", fmt.Sprintf("127.0.X.%d:9080", 40+n))
+	}
+	server := m.peer("dns", filepath.Join(suite.bin, "demo-dns"), "-zone", m.path("zone"), "-listen", m.at("127.0.X.56:5353"))
+	server.start(t)
+	m.extra = m.at(`
+registry "dns" "names" {
+  resolvers     = ["127.0.X.56:5353"]
+  negative_hold = "1s"
+
+  service "api" {
+    srv      = "_api._tcp.e2e.example"
+    protocol = "http"
+  }
+}
+`)
+	m.startServer()
+	m.sync()
+	m.reached(t, request{Addr: "127.0.X.11:9081"})
+	l, err := load.Start(t.Context(), load.Options{Rate: 100, Targets: []load.Target{
+		{Kind: load.Get, Addr: m.at("127.0.X.11:9081")}, {Kind: load.Post, Addr: m.at("127.0.X.11:9081")},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Stop()
+	tr := &trial{m, t, l, faultSide}
+	tr.fault("the name server is killed and comes back", func(t *testing.T) {
+		server.kill(t)
+		m.failing(t, "names")
+		server.start(t)
+		m.recovered(t, "names")
+	}, noneFailed)
+	tr.fault("it answers nothing", func(t *testing.T) {
+		if err := server.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		m.failing(t, "names")
+		if err := server.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		m.recovered(t, "names")
+	}, noneFailed)
+	tr.fault("its zone is empty", func(t *testing.T) {
+		server.kill(t)
+		zone()
+		server.start(t)
+		m.held(t, "names", 3)
+		server.kill(t)
+		zone("127.0.X.41", "127.0.X.42", "127.0.X.43")
+		server.start(t)
+		m.recovered(t, "names")
 	}, noneFailed)
 }
 
