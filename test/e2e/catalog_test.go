@@ -121,13 +121,9 @@ func TestTheCatalogSaysHowEndpointsAreCalled(t *testing.T) {
 	})
 	r := request{Addr: "127.0.X.11:9081"}
 	m.reached(t, r)
-	callers := map[string]string{}
-	m.tally(t, 100, r, func(resp *response) string {
-		callers[version(resp)] = resp.Answer.CallerID()
-		return ""
-	})
-	if len(callers) != 2 || callers["inside"] != trustDomain+"/ns/default/svc/web" || callers["outside"] != "" {
-		t.Errorf("those who were called saw the callers %q", callers)
+	callers := m.tally(t, 100, r, func(resp *response) string { return version(resp) + " " + resp.Answer.CallerID() })
+	if len(callers) != 2 || callers["inside "+trustDomain+"/ns/default/svc/web"] == 0 || callers["outside "] == 0 {
+		t.Errorf("those who were called saw the callers %v", callers)
 	}
 	if d := m.describe(t, "alias"); d.Endpoints[0].Path != "left out" || d.Endpoints[0].Code != "W2014" || d.Endpoints[0].Taken || len(d.Proxies) > 0 {
 		t.Errorf("a workload of another identity: %+v", d)
