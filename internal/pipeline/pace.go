@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/wattle-mesh/wattle/internal/mesh"
 	"github.com/wattle-mesh/wattle/registry"
 )
 
@@ -124,14 +125,16 @@ func (p *pacer) paceHealth(old, now registry.HealthMap) registry.HealthMap {
 	return out
 }
 
-// note remembers which services changed from one catalog to the next. The first catalog is nobody's flapping, and an
-// endpoint that waits for its agent's first word gets no request anyway.
-func (p *pacer) note(old, now *registry.Catalog, at time.Time) {
-	if p.gap == 0 || old == nil {
+// note remembers which services got other endpoints in the view of the callers from one state to the next: new labels that
+// no subset selects by cost nobody a wait. The first catalog is nobody's flapping, and an endpoint that waits for its
+// agent's first word gets no request anyway.
+func (p *pacer) note(old, now *State, at time.Time) {
+	if p.gap == 0 || old.Catalog == nil {
 		return
 	}
-	for _, name := range now.Changed {
-		if slices.Equal(reported(old.Service(name)), reported(now.Service(name))) {
+	for _, name := range now.Catalog.Changed {
+		if sameEndpoints(old.View.Service(name), now.View.Service(name)) ||
+			slices.Equal(reported(old.Catalog.Service(name)), reported(now.Catalog.Service(name))) {
 			continue
 		}
 		if p.pushed == nil {
@@ -139,6 +142,16 @@ func (p *pacer) note(old, now *registry.Catalog, at time.Time) {
 		}
 		p.pushed[name] = at
 	}
+}
+
+// sameEndpoints reports whether callers see the same endpoints of a service in two views of which one came of the other.
+func sameEndpoints(a, b *mesh.Service) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return slices.EqualFunc(a.Ports, b.Ports, func(x, y *mesh.Port) bool {
+		return x.Number == y.Number && slices.Equal(x.Endpoints, y.Endpoints)
+	})
 }
 
 // reported lists the endpoints of a service, but for those that wait for their agent's first word.

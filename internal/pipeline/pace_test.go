@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/internal/mesh"
 	"github.com/wattle-mesh/wattle/registry"
 	"github.com/wattle-mesh/wattle/translator"
 )
@@ -22,31 +24,33 @@ func flapping(name string, endpoints, turn int) *registry.Service {
 	return s
 }
 
-// paced is a pacer with the catalog that comes of it.
+// paced is a pacer with the catalog and the view that come of it.
 type paced struct {
 	pacer
-	now     time.Time
-	catalog *registry.Catalog
-	pushes  map[string]int
+	now    time.Time
+	policy *configs.Policy
+	State
+	pushes map[string]int
 }
 
 func newPaced() *paced {
-	return &paced{pacer: pacer{gap: time.Second}, now: time.Unix(1_800_000_000, 0), pushes: map[string]int{}}
+	return &paced{pacer: pacer{gap: time.Second}, now: time.Unix(1_800_000_000, 0), policy: &configs.Policy{Mesh: &configs.Mesh{Plaintext: true}}, pushes: map[string]int{}}
 }
 
 func (p *paced) round(after time.Duration, health registry.HealthMap, services ...*registry.Service) {
 	p.now = p.now.Add(after)
 	sets, health := p.pace([]registry.Set{{Name: "consul", Services: services}}, health, p.now)
-	next := registry.Merge(p.catalog, sets, health)
-	p.note(p.catalog, next, p.now)
-	for _, n := range next.Changed {
+	next := State{Catalog: registry.Merge(p.Catalog, sets, health)}
+	next.View, _ = mesh.Resolve(p.View, next.Catalog, p.policy)
+	p.note(&p.State, &next, p.now)
+	for _, n := range next.Catalog.Changed {
 		p.pushes[n.Name]++
 	}
-	p.catalog = next
+	p.State = next
 }
 
 func (p *paced) endpoints(name string) int {
-	if s := p.catalog.Service(registry.Name{Namespace: "default", Name: name}); s != nil {
+	if s := p.Catalog.Service(registry.Name{Namespace: "default", Name: name}); s != nil {
 		return len(s.Endpoints)
 	}
 	return 0
@@ -88,13 +92,36 @@ func TestAFlappingServiceChangesOnceASecondAndOthersAtOnce(t *testing.T) {
 	}
 }
 
+func TestAChangeThatNoCallerSeesDelaysNothing(t *testing.T) {
+	p := newPaced()
+	web := func(port uint16, labels map[string]string) *registry.Service {
+		s := flapping("web", 2, -1)
+		s.Endpoints[0].Port, s.Endpoints[0].Meta = port, registry.LabelsOf(labels)
+		return s
+	}
+	seen := func() (uint16, string) {
+		e := p.Catalog.Service(registry.Name{Namespace: "default", Name: "web"}).Endpoints[0]
+		return e.Port, e.Meta.Get("build")
+	}
+	p.round(0, nil, web(80, nil))
+	p.round(time.Second, nil, web(80, map[string]string{"build": "1"}))
+	p.round(time.Millisecond, nil, web(81, map[string]string{"build": "1"}))
+	if port, build := seen(); port != 81 || build != "1" {
+		t.Errorf("port %d of build %q: the new port waits though callers saw nothing of the new label", port, build)
+	}
+	p.round(time.Millisecond, nil, web(81, map[string]string{"build": "2"}))
+	if _, build := seen(); build != "1" {
+		t.Error("what follows a change that callers saw does not wait")
+	}
+}
+
 func TestFlappingHealthIsPaced(t *testing.T) {
 	p := newPaced()
 	key := registry.WorkloadKey{Host: "h1", Service: registry.Name{Namespace: "default", Name: "web"}}
 	web := flapping("web", 1, -1)
 	web.Endpoints[0].Workload = &registry.Workload{Host: registry.Host{Name: "h1", Address: web.Endpoints[0].Address}, Service: key.Service,
 		Ports: []registry.WorkloadPort{{Port: web.Ports[0]}}}
-	health := func() registry.Health { return p.catalog.Service(key.Service).Endpoints[0].Health }
+	health := func() registry.Health { return p.Catalog.Service(key.Service).Endpoints[0].Health }
 	says := func(h registry.Health) registry.HealthMap {
 		return registry.HealthMap{key: {Health: h}, {Host: "h2", Service: registry.Name{Name: "other"}}: {Health: h}}
 	}

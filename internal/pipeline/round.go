@@ -199,7 +199,7 @@ func (r *round) commit(next *State, diags configs.Diagnostics, began time.Time) 
 			r.l.o.Log.Error("keep the allotted mesh ports", "error", err)
 		}
 	}
-	r.pacer.note(r.state.Catalog, next.Catalog, began)
+	r.pacer.note(&r.state, next, began)
 	first := !r.state.Ready
 	next.Ready, next.Changed = true, began
 	before, step := r.state.Step, newStep()
