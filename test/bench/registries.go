@@ -74,7 +74,7 @@ func (d *driver) registries(ctx context.Context) (err error) {
 		}
 		what := "endpoint change in a registry " + kind
 		if kind == "nomad" { // it says of the allocation first that it changes, and what, within the second that a service has for a change
-			what += ", an update in place which is two,"
+			what += ", an update in place,"
 		}
 		d.out.note(what+" to the real Envoy, p50", milliseconds(median(took[2:])), "ms")
 	}
