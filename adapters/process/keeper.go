@@ -7,12 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+
+	"github.com/wattle-mesh/wattle/internal/launch"
 )
 
 // How an Envoy is treated that ends, or must.
@@ -161,12 +162,8 @@ func (k *keeper) start() (*proc, error) {
 		defer f.Close()
 		out = f
 	}
-	cmd := exec.Command(k.a.o.Envoy, configFlag, k.a.bootstrap(k.name),
-		"--disable-hot-restart",
-		"--concurrency", strconv.FormatUint(uint64(k.a.o.Concurrency), 10),
-		"--drain-time-s", strconv.Itoa(int(drainTime.Seconds())),
-		"--log-level", k.a.o.LogLevel,
-		"--log-format", "envoy "+k.name+" %l %n: %v")
+	spec := launch.Spec{Name: k.name, Concurrency: k.a.o.Concurrency, Drain: drainTime, LogLevel: k.a.o.LogLevel}
+	cmd := exec.Command(k.a.o.Envoy, append(spec.Args(k.a.bootstrap(k.name)), "--disable-hot-restart")...)
 	// No pipe of this process and no session in common: neither its death nor a Ctrl-C reaches Envoy.
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -14,10 +14,9 @@ import (
 
 	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
-)
 
-// configFlag and the path after it are how an Envoy of a run folder is known from all other processes.
-const configFlag = "--config-path"
+	"github.com/wattle-mesh/wattle/internal/launch"
+)
 
 // proc is one Envoy process, a child of this process or of an earlier one. Signals go through a pidfd, so that
 // they never reach another process that got its number.
@@ -74,7 +73,7 @@ func (a *Adapter) owns(p procfs.Proc) (name string, ok bool) {
 		return "", false
 	}
 	args, err := p.CmdLine()
-	if err != nil || len(args) < 3 || args[1] != configFlag {
+	if err != nil || len(args) < 3 || args[1] != launch.ConfigFlag {
 		return "", false
 	}
 	name = filepath.Base(filepath.Dir(args[2]))

@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	"github.com/wattle-mesh/wattle/adapters"
+	"github.com/wattle-mesh/wattle/internal/launch"
 )
 
 // Options configure an Adapter. All fields are required unless they say otherwise.
@@ -77,8 +78,10 @@ func (a *Adapter) prepare(p adapters.Proxy) error {
 	return errors.Join(os.WriteFile(tmp, p.Bootstrap, 0o600), os.Rename(tmp, path))
 }
 
-func (a *Adapter) folder(name string) string    { return filepath.Join(a.o.Dir, name) }
-func (a *Adapter) bootstrap(name string) string { return filepath.Join(a.o.Dir, name, "envoy.json") }
+func (a *Adapter) folder(name string) string { return filepath.Join(a.o.Dir, name) }
+func (a *Adapter) bootstrap(name string) string {
+	return filepath.Join(a.o.Dir, name, launch.BootstrapFile)
+}
 
 // Run starts, adopts, restarts and ends Envoys as plans come, until ctx is done. One that left the plan ends when its
 // last connection has, or has had its time; the others do not wait for that.

@@ -34,11 +34,15 @@ var ours = map[string][]string{
 	"internal/api": {"configs", "registry", "internal/api/apipb", "internal/ca", "internal/mesh", "internal/pipeline",
 		"internal/spiffe", "internal/store", "internal/xds", "registry/static"},
 	"internal/probe": {},
-	"internal/agent": {"adapters", "configs", "internal/api", "internal/api/apipb", "internal/mesh/planpb", "internal/probe", "internal/spiffe",
+	"internal/agent": {"adapters", "configs", "internal/api", "internal/api/apipb", "internal/launch", "internal/mesh/planpb", "internal/probe", "internal/spiffe",
 		"internal/xds", "translator"},
+	"systemd":          {},
 	"internal/systemd": {},
+	"internal/admin":   {},
+	"internal/launch":  {"internal/admin", "internal/systemd"},
 	"adapters":         {"internal/mesh/planpb"},
-	"adapters/process": {"adapters", "internal/mesh/planpb"},
+	"adapters/process": {"adapters", "internal/admin", "internal/launch", "internal/mesh/planpb"},
+	"adapters/systemd": {"adapters", "internal/launch", "internal/systemd", "systemd"},
 
 	// Programs and tests of the whole.
 	"cmd/wattle":              {anything},

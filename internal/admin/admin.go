@@ -1,0 +1,120 @@
+// Package admin asks a running Envoy by the interface on its unix socket: how it is, who is connected, and to drain.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// limit is how long an Envoy may take for an answer.
+const limit = time.Second
+
+// Live is the State of an Envoy that serves: it has had all its clusters and listeners.
+const Live = "LIVE"
+
+// Client talks to the Envoy behind one socket; after a hot restart that is another one. Safe for concurrent use.
+type Client struct{ http *http.Client }
+
+// New makes a Client. Nothing is connected until it is asked something, and nothing stays connected.
+func New(socket string) *Client {
+	return &Client{&http.Client{Timeout: limit, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}}
+}
+
+// Server is what an Envoy says of itself (envoy.admin.v3.ServerInfo).
+type Server struct {
+	Version string `json:"version"` // "<commit>/1.40.0/Clean/RELEASE/BoringSSL"
+	State   string `json:"state"`   // Live, PRE_INITIALIZING, INITIALIZING, DRAINING
+	Options struct {
+		Epoch uint32 `json:"restart_epoch"` // of hot restarts, from 0
+	} `json:"command_line_options"`
+}
+
+// Release returns the number of the Envoy's release: "1.40.0".
+func (s Server) Release() string {
+	if parts := strings.Split(s.Version, "/"); len(parts) > 1 {
+		return parts[1]
+	}
+	return s.Version
+}
+
+// Server asks how the Envoy is.
+func (c *Client) Server(ctx context.Context) (s Server, err error) {
+	text, err := c.ask(ctx, http.MethodGet, "/server_info")
+	if err == nil {
+		err = json.Unmarshal(text, &s)
+	}
+	return s, err
+}
+
+// Connections counts those that others have to the Envoy's listeners.
+func (c *Client) Connections(ctx context.Context) (int, error) {
+	return c.sum(ctx, `^listener\..*downstream_cx_active$`)
+}
+
+// Active counts what is under way: requests, and connections that carry no requests. An idle HTTP connection is neither.
+func (c *Client) Active(ctx context.Context) (int, error) {
+	return c.sum(ctx, `^(http\..*downstream_rq_active|tcp\..*downstream_cx_active)$`)
+}
+
+// sum adds up the gauges whose names match, but for the admin interface's own.
+func (c *Client) sum(ctx context.Context, names string) (n int, err error) {
+	text, err := c.ask(ctx, http.MethodGet, "/stats?format=json&filter="+url.QueryEscape(names))
+	if err != nil {
+		return 0, err
+	}
+	var answer struct {
+		Stats []struct {
+			Name  string `json:"name"`
+			Value int    `json:"value"`
+		} `json:"stats"`
+	}
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return 0, err
+	}
+	for _, s := range answer.Stats {
+		if !strings.HasPrefix(s.Name, "listener.admin.") && !strings.HasPrefix(s.Name, "http.admin.") {
+			n += s.Value
+		}
+	}
+	return n, nil
+}
+
+// Drain has connections end: HTTP ones are told to go, new ones are taken until Close.
+func (c *Client) Drain(ctx context.Context) error { return c.post(ctx, "/drain_listeners?graceful") }
+
+// Close ends all listeners for good.
+func (c *Client) Close(ctx context.Context) error { return c.post(ctx, "/drain_listeners") }
+
+func (c *Client) post(ctx context.Context, path string) error {
+	_, err := c.ask(ctx, http.MethodPost, path)
+	return err
+}
+
+func (c *Client) ask(ctx context.Context, method, path string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://envoy"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", path, resp.Status)
+	}
+	return text, err
+}
