@@ -2,12 +2,17 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/wattle-mesh/wattle/adapters"
 	"github.com/wattle-mesh/wattle/adapters/process"
+	units "github.com/wattle-mesh/wattle/adapters/systemd"
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/agent"
 	"github.com/wattle-mesh/wattle/internal/systemd"
@@ -23,31 +28,87 @@ checks the workloads' health and reports it. It needs no server to go on with wh
 		Args: args(cobra.NoArgs),
 	}
 	file := cmd.Flags().String("config", "/etc/wattle/agent.hcl", "the agent's configuration `FILE`")
+	adapter := cmd.Flags().String("adapter", "process", "what runs the Envoys: `KIND` process, or systemd with units")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, diags := configs.LoadAgent(*file)
 		if err := refuse(cmd.ErrOrStderr(), diags); err != nil {
 			return err
 		}
-		return runAgent(cmd.Context(), cmd, cfg)
+		return runAgent(cmd.Context(), cmd, cfg, *adapter)
 	}
 	return cmd
 }
 
-func runAgent(ctx context.Context, cmd *cobra.Command, cfg *configs.Agent) error {
-	log := newLog(cmd.OutOrStdout(), cfg.LogLevel, cfg.LogFormat)
+// envoyAdapter is an adapter with work of its own.
+type envoyAdapter interface {
+	adapters.Adapter
+	Run(context.Context) error
+}
+
+// newAdapter makes the adapter of that kind, and says how its Envoys and the agent reach each other.
+func newAdapter(log *slog.Logger, cfg *configs.Agent, kind string) (envoyAdapter, agent.Envoys, error) {
 	envoy, err := process.FindEnvoy(cfg.Envoy)
+	if err != nil {
+		return nil, agent.Envoys{}, err
+	}
+	switch kind {
+	case "process":
+		return process.New(process.Options{
+			Log: log, Envoy: envoy, Dir: cfg.RunDir, Concurrency: cfg.Concurrency, Stop: cfg.StopProxies, Output: os.Stdout,
+		}), agent.Envoys{}, nil
+	case "systemd":
+		a, err := units.New(units.Options{Log: log, Envoy: envoy, Dir: cfg.RunDir, Concurrency: cfg.Concurrency})
+		if err != nil {
+			return nil, agent.Envoys{}, err
+		}
+		return a, agent.Envoys{AdminDir: units.EnvoyFolder, Owner: a.Owner, Group: a.Group()}, nil
+	}
+	return nil, agent.Envoys{}, &invalid{fmt.Errorf("there is no adapter %q; there are process and systemd", kind)}
+}
+
+func runAgent(ctx context.Context, cmd *cobra.Command, cfg *configs.Agent, kind string) error {
+	log := newLog(cmd.OutOrStdout(), cfg.LogLevel, cfg.LogFormat)
+	envoys, reach, err := newAdapter(log, cfg, kind)
 	if err != nil {
 		return err
 	}
-	envoys := process.New(process.Options{
-		Log: log, Envoy: envoy, Dir: cfg.RunDir, Concurrency: cfg.Concurrency, Stop: cfg.StopProxies, Output: os.Stdout,
-	})
-	a, err := agent.New(agent.Options{Config: cfg, Log: log, Adapter: envoys, Units: systemd.Units{}})
+	sockets, err := systemd.Activated()
+	if err != nil {
+		return err
+	}
+	o := agent.Options{
+		Config: cfg, Log: log, Adapter: envoys, Units: systemd.Units{}, Envoys: reach, Socket: sockets.Take(agent.Socket(cfg)),
+		OnReady: func() { tell(log, systemd.Ready) },
+	}
+	unused(log, sockets, "wattle-agent.socket")
+	a, err := agent.New(o)
 	if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return envoys.Run(ctx) })
-	g.Go(func() error { return a.Run(ctx) })
+	g.Go(func() error {
+		err := a.Run(ctx)
+		if errors.Is(err, agent.ErrNotJoined) {
+			return &invalid{err}
+		}
+		return err
+	})
+	g.Go(func() error { return systemd.Watch(ctx, a.Alive) })
+	g.Go(func() error { <-ctx.Done(); tell(log, systemd.Stopping); return nil })
 	return g.Wait()
+}
+
+// tell says something to systemd.
+func tell(log *slog.Logger, lines ...string) {
+	if err := systemd.Notify(lines...); err != nil {
+		log.Error("notify systemd", "error", err)
+	}
+}
+
+// unused says which of the unit's sockets nobody asked for.
+func unused(log *slog.Logger, sockets *systemd.Sockets, unit string) {
+	if left := sockets.Left(); len(left) > 0 {
+		log.Error("systemd listens where the configuration says nothing of; what connects there gets no answer", "addresses", left, "remedy", "systemctl edit "+unit)
+	}
 }

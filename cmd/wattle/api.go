@@ -34,9 +34,24 @@ func readFlags(cmd *cobra.Command) func() *api.Client {
 // writeFlags adds the flags of a command that changes something, and returns how to reach the server.
 func writeFlags(cmd *cobra.Command) func() *api.Client {
 	addr := addrFlag(cmd)
-	tokenFile := cmd.Flags().String("token-file", "", "the `FILE` with the admin token (default $"+tokenFileEnv+")")
-	return func() *api.Client {
-		return api.NewClient(api.ClientOptions{Address: addr(), TokenFile: first(*tokenFile, os.Getenv(tokenFileEnv))})
+	tokenFile := tokenFlag(cmd, "")
+	return func() *api.Client { return api.NewClient(api.ClientOptions{Address: addr(), TokenFile: tokenFile()}) }
+}
+
+// serverToken is where a server that systemd runs keeps the admin token.
+const serverToken = "/var/lib/wattle/server/admin.token"
+
+// tokenFlag adds the flag that says where the admin token is, and returns its value.
+func tokenFlag(cmd *cobra.Command, when string) func() string {
+	file := cmd.Flags().String("token-file", "", "the `FILE` with the admin token"+when+" (default $"+tokenFileEnv+", else "+serverToken+")")
+	return func() string {
+		if f := first(*file, os.Getenv(tokenFileEnv)); f != "" {
+			return f
+		}
+		if _, err := os.Stat(serverToken); err != nil {
+			return ""
+		}
+		return serverToken
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/wattle-mesh/wattle/internal/pipeline"
 	"github.com/wattle-mesh/wattle/internal/spiffe"
 	"github.com/wattle-mesh/wattle/internal/store"
+	"github.com/wattle-mesh/wattle/internal/systemd"
 	"github.com/wattle-mesh/wattle/internal/xds"
 	"github.com/wattle-mesh/wattle/registry"
 )
@@ -231,13 +232,9 @@ func (s *server) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	agents, err := net.Listen("tcp", s.cfg.Agents)
+	agents, local, err := s.listen()
 	if err != nil {
-		return fmt.Errorf("listen for agents: %w; end what uses the address (ss -ltnp shows it) or change agents in the server's file", err)
-	}
-	local, err := api.Listen(s.cfg.HTTP)
-	if err != nil {
-		return errors.Join(err, agents.Close())
+		return err
 	}
 	s.log.Info("server listens", "agents", agents.Addr().String(), "http", s.cfg.HTTP, "policy", s.cfg.Policy, "trust_domain", s.ca.TrustDomain)
 
@@ -249,7 +246,41 @@ func (s *server) run(ctx context.Context) error {
 	g.Go(func() error { return s.file.watch(ctx) })
 	g.Go(func() error { return s.serveAgents(ctx, agents) })
 	g.Go(func() error { return s.serveHTTP(ctx, local, token) })
+	g.Go(func() error { return systemd.Watch(ctx, s.loop.Alive) })
+	g.Go(func() error { s.announce(ctx); return nil })
 	return g.Wait()
+}
+
+// listen opens what agents and people connect to, or takes what systemd has opened.
+func (s *server) listen() (agents, local net.Listener, err error) {
+	sockets, err := systemd.Activated()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { unused(s.log, sockets, "wattle-server.socket") }()
+	if agents = sockets.Take(s.cfg.Agents); agents == nil {
+		if agents, err = net.Listen("tcp", s.cfg.Agents); err != nil {
+			return nil, nil, fmt.Errorf("listen for agents: %w; end what uses the address (ss -ltnp shows it) or change agents in the server's file", err)
+		}
+	}
+	if local = sockets.Take(strings.TrimPrefix(s.cfg.HTTP, "unix:")); local == nil {
+		if local, err = api.Listen(s.cfg.HTTP); err != nil {
+			return nil, nil, errors.Join(err, agents.Close())
+		}
+	}
+	return agents, local, nil
+}
+
+// announce tells systemd how the server is: ready when there is something to serve.
+func (s *server) announce(ctx context.Context) {
+	tell(s.log, systemd.Status("waiting for the registries' first sets and a valid policy"))
+	select {
+	case <-s.loop.Ready():
+		tell(s.log, systemd.Ready, systemd.Status("serving, revision %d, policy %s", s.loop.State().Revision, s.cfg.Policy))
+		<-ctx.Done()
+	case <-ctx.Done():
+	}
+	tell(s.log, systemd.Stopping)
 }
 
 // How far the heap may grow until the server is ready, in percent of what is in use: freely while everything is read, of

@@ -42,15 +42,16 @@ type desk interface {
 
 // placeFlags say which desk it is.
 type placeFlags struct {
-	socket, server, tokenFile string
-	writer                    *writerFlags // nil: the command writes to no other registry
+	socket, server string
+	token          func() string
+	writer         *writerFlags // nil: the command writes to no other registry
 }
 
 func newPlaceFlags(cmd *cobra.Command) *placeFlags {
 	p := &placeFlags{}
 	cmd.Flags().StringVar(&p.socket, "socket", "", "the agent's unix socket, a `PATH` (default $"+socketEnv+" or /run/wattle/agent.sock)")
 	cmd.Flags().StringVar(&p.server, "server", "", "the server's HTTP API instead of the agent, `ADDRESS:PORT` or unix:PATH")
-	cmd.Flags().StringVar(&p.tokenFile, "token-file", "", "the `FILE` with the admin token, for -server (default $"+tokenFileEnv+")")
+	p.token = tokenFlag(cmd, ", for -server")
 	return p
 }
 
@@ -58,7 +59,7 @@ func newPlaceFlags(cmd *cobra.Command) *placeFlags {
 func (p *placeFlags) client(elsewhere bool) *api.Client {
 	if p.server != "" || elsewhere {
 		addr := strings.TrimPrefix(first(p.server, os.Getenv(addrEnv), "127.0.0.1:7500"), "http://")
-		return api.NewClient(api.ClientOptions{Address: strings.TrimSuffix(addr, "/"), TokenFile: first(p.tokenFile, os.Getenv(tokenFileEnv))})
+		return api.NewClient(api.ClientOptions{Address: strings.TrimSuffix(addr, "/"), TokenFile: p.token()})
 	}
 	path := first(p.socket, os.Getenv(socketEnv), "/run/wattle/agent.sock")
 	return api.NewClient(api.ClientOptions{Address: "unix:" + strings.TrimPrefix(path, "unix:"), Agent: true})

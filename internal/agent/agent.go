@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -29,6 +30,18 @@ type Options struct {
 	Log     *slog.Logger
 	Adapter adapters.Adapter // runs the Envoys; its own Run, if it has one, is the caller's to call
 	Units   Units            // nil: there is no systemd, and only root and the agent's user may register workloads
+	Envoys  Envoys           // optional
+	Socket  net.Listener     // agent.sock in run_dir, if another has opened it; nil: the agent opens it
+	OnReady func()           // called when the agent's sockets are open and what it kept is loaded; optional
+}
+
+// Envoys says how the Envoys that the adapter runs and this agent reach each other. The zero value: they are processes of
+// the agent's own user, and all sockets lie in run_dir/NAME.
+type Envoys struct {
+	AdminDir string // ADMINDIR/NAME/admin.sock; empty: run_dir
+	// Owner returns the uid of a proxy's Envoy; no other may connect to its agent. nil: whom the file's mode lets in.
+	Owner func(ctx context.Context, name string) (uint32, error)
+	Group int // that may open the sockets for Envoys; with Owner
 }
 
 // Agent is one host's daemon. Its parts share values, each of which one part writes and others follow.
@@ -37,6 +50,7 @@ type Agent struct {
 	node  *node
 	files *services
 	desk  *desk
+	ask   chan chan struct{} // Alive
 }
 
 // New checks the configuration, makes the folders, and the host's key if there is none yet.
@@ -67,7 +81,7 @@ func New(o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{o: o, node: n, files: files, desk: d}, nil
+	return &Agent{o: o, node: n, files: files, desk: d, ask: make(chan chan struct{})}, nil
 }
 
 // Run joins the mesh if the host has not yet, and serves the host until ctx is done. It returns nil then, else why
@@ -78,7 +92,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer lock.Close()
-	door, err := openDoor(filepath.Join(a.o.Config.RunDir, agentSocket), a.desk.uid)
+	t, err := a.ticket()
+	if err != nil {
+		return err
+	}
+	door, err := openDoor(a.o.Socket, Socket(a.o.Config), a.desk.uid)
 	if err != nil {
 		return err
 	}
@@ -87,16 +105,47 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.desk.run(inner) })
 	g.Go(func() error { return a.desk.serve(inner, door) })
 	g.Go(func() error {
-		if err := a.join(inner); err != nil {
-			return err
+		if t != nil {
+			if err := a.joinAlive(inner, t); err != nil {
+				return err
+			}
 		}
 		return a.serve(inner)
 	})
+	if a.o.OnReady != nil {
+		a.o.OnReady()
+	}
 	err = g.Wait()
 	if ctx.Err() != nil {
 		return nil
 	}
 	return err
+}
+
+// joinAlive joins; until then Alive is answered here.
+func (a *Agent) joinAlive(ctx context.Context, t *ticket) error {
+	joined := make(chan error, 1)
+	go func() { joined <- a.join(ctx, t) }()
+	for {
+		select {
+		case err := <-joined:
+			return err
+		case done := <-a.ask:
+			close(done)
+		}
+	}
+}
+
+// Alive returns nil once the goroutine that runs the host's proxies has answered: one that hangs never does.
+func (a *Agent) Alive(ctx context.Context) error {
+	done := make(chan struct{})
+	select {
+	case a.ask <- done:
+		<-done
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // serve runs the parts of an agent that has joined.
@@ -113,7 +162,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	certs := &certs{log: log, dir: filepath.Join(cfg.StateDir, "certs"), node: a.node, sign: client.Sign}
 	checks := &checks{log: log}
 	proxies := &proxies{
-		log: log, adapter: a.o.Adapter, runDir: cfg.RunDir, conn: conn,
+		log: log, adapter: a.o.Adapter, runDir: cfg.RunDir, conn: conn, envoys: a.o.Envoys, ask: a.ask,
 		node: &a.node.held, plan: &plan, certs: &certs.held,
 	}
 	reporter := &reporter{

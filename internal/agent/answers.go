@@ -41,7 +41,7 @@ const (
 type answers struct {
 	log     *slog.Logger
 	proxy   string
-	local   *xds.Server
+	seats   *seats
 	version func(translator.Key) string             // of what Envoy is served; empty: nothing
 	again   func(t translator.Type, names []string) // has the server send them again
 	came    chan struct{}                           // something was put into queue
@@ -82,9 +82,9 @@ type verdict struct {
 	proxies, nacked int
 }
 
-func newAnswers(log *slog.Logger, proxy string) *answers {
+func newAnswers(log *slog.Logger, proxy string, s *seats) *answers {
 	a := &answers{
-		log: log, proxy: proxy, came: make(chan struct{}, 1), pause: backoff.NewExponentialBackOff(),
+		log: log, proxy: proxy, seats: s, came: make(chan struct{}, 1), pause: backoff.NewExponentialBackOff(),
 		pending: map[uint64]delivery{}, refused: map[translator.Key]refusal{}, expected: true, since: time.Now(),
 	}
 	a.pause.InitialInterval, a.pause.MaxInterval, a.pause.Multiplier = retryFirst, retryMost, 2
@@ -157,23 +157,21 @@ func (a *answers) pass() {
 // judge takes in what Envoy says now. The server is made to ask for what it has had another answer to, unless that is
 // among those that are about to be answered.
 func (a *answers) judge(next ...delivery) {
-	for _, p := range a.local.Proxies() { // the one
-		for _, t := range p.Types {
-			if t.Waiting || !p.Connected {
-				continue // what it said last may be old
-			}
-			news := a.compare(t)
-			news = slices.DeleteFunc(news, func(k translator.Key) bool {
-				return slices.ContainsFunc(next, func(d delivery) bool { return d.has(k) })
-			})
-			var names []string
-			for _, k := range news {
-				names = append(names, k.Name)
-			}
-			if len(names) > 0 && news[0].Type != translator.Secret { // secrets are made here
-				slices.Sort(names)
-				a.again(news[0].Type, names)
-			}
+	for _, t := range a.seats.newest().Types {
+		if t.Waiting {
+			continue // what it said last may be old
+		}
+		news := a.compare(t)
+		news = slices.DeleteFunc(news, func(k translator.Key) bool {
+			return slices.ContainsFunc(next, func(d delivery) bool { return d.has(k) })
+		})
+		var names []string
+		for _, k := range news {
+			names = append(names, k.Name)
+		}
+		if len(names) > 0 && news[0].Type != translator.Secret { // secrets are made here
+			slices.Sort(names)
+			a.again(news[0].Type, names)
 		}
 	}
 }
@@ -256,7 +254,7 @@ func (a *answers) look() {
 		a.judge()
 		if len(a.refused) > 0 && time.Now().After(a.retry) {
 			a.retry = time.Now().Add(a.pause.NextBackOff())
-			a.local.Retry(a.proxy)
+			a.seats.retry()
 		}
 	case a.settled():
 		a.met, a.took = true, true
@@ -271,12 +269,8 @@ func (a *answers) look() {
 
 // settled reports whether an Envoy is there and has answered everything, up to its listeners: it asks for them last.
 func (a *answers) settled() bool {
-	all := a.local.Proxies() // the one
-	if len(all) == 0 || !all[0].Connected {
-		return false
-	}
 	listens := false
-	for _, t := range all[0].Types {
+	for _, t := range a.seats.newest().Types {
 		if t.Waiting {
 			return false
 		}

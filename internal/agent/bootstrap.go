@@ -31,8 +31,8 @@ const (
 )
 
 // bootstrap is what the Envoy of a proxy starts with: everything else it gets from its agent, over the socket in
-// dir. It is the same bytes for the same input.
-func bootstrap(id, host, dir string) ([]byte, error) {
+// dir. Its own admin socket is in own. It is the same bytes for the same input.
+func bootstrap(id, host, dir, own string) ([]byte, error) {
 	limit, err := anypb.New(&connectionsv3.DownstreamConnectionsConfig{MaxActiveDownstreamConnections: maxConnections})
 	if err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func bootstrap(id, host, dir string) ([]byte, error) {
 	}
 	b := &bootstrapv3.Bootstrap{
 		Node:             &corev3.Node{Id: id, Cluster: host},
-		Admin:            &bootstrapv3.Admin{Address: pipe(filepath.Join(dir, "admin.sock"), 0o600)},
+		Admin:            &bootstrapv3.Admin{Address: pipe(filepath.Join(own, "admin.sock"), 0o600)},
 		StaticResources:  &bootstrapv3.Bootstrap_StaticResources{Clusters: []*clusterv3.Cluster{cluster}},
 		DynamicResources: dynamic(),
 		LayeredRuntime: &bootstrapv3.LayeredRuntime{Layers: []*bootstrapv3.RuntimeLayer{

@@ -7,11 +7,14 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
+
+	"github.com/wattle-mesh/wattle/configs"
 )
 
 // agentSocket is the socket in run_dir through which the host's users register workloads. The kernel says who they are.
@@ -40,9 +43,15 @@ type door struct {
 	users map[uint32]int // likewise
 }
 
-// openDoor opens the socket for all users of the host. The caller has the folder to itself: what is left of another agent is
-// removed.
-func openDoor(path string, uid uint32) (*door, error) {
+// Socket is the path of the socket through which workloads are registered.
+func Socket(cfg *configs.Agent) string { return filepath.Join(cfg.RunDir, agentSocket) }
+
+// openDoor opens the socket for all users of the host, if it is not open yet. The caller has the folder to itself: what is
+// left of another agent is removed.
+func openDoor(open net.Listener, path string, uid uint32) (*door, error) {
+	if open != nil {
+		return &door{Listener: open, uid: uid, users: map[uint32]int{}}, nil
+	}
 	if info, err := os.Lstat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
 		if err := os.Remove(path); err != nil {
 			return nil, err

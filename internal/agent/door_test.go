@@ -75,7 +75,7 @@ func openOffice(t *testing.T) *office {
 	d := deskAt(t, t.TempDir(), declaredBy(t, "/etc/wattle/services.d/api.hcl:3", service("api", 9000)))
 	d.units = fakeUnits{"web.service": stranger(), "db.service": stranger() + 1}
 	o := &office{d, filepath.Join(dir, agentSocket)}
-	l, err := openDoor(o.path, d.uid)
+	l, err := openDoor(nil, o.path, d.uid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,7 +289,7 @@ func TestTheSocketIsForEverybodyAndTheFolderIsNot(t *testing.T) {
 		}
 		l.(*net.UnixListener).SetUnlinkOnClose(false)
 		l.Close()
-		d, err := openDoor(filepath.Join(dir, agentSocket), 0)
+		d, err := openDoor(nil, filepath.Join(dir, agentSocket), 0)
 		if err != nil {
 			t.Fatal(err)
 		}

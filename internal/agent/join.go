@@ -16,32 +16,46 @@ import (
 // callLimit bounds one call to the server.
 const callLimit = 10 * time.Second
 
-// join trades the join token for a node certificate, unless the host has one. It tries until it is done, or a
-// server that has the token's root refuses.
-func (a *Agent) join(ctx context.Context) error {
+// ErrNotJoined is what Run's error matches when the host cannot join the mesh: it has no token, or a server refuses it.
+// Trying again is of no use until somebody gives it another one.
+var ErrNotJoined = errors.New("this host has not joined a mesh")
+
+// ticket is a join token, and its text, which the server wants to see.
+type ticket struct {
+	api.Token
+	text string
+}
+
+// ticket returns the host's join token; nil: it has joined, and needs none.
+func (a *Agent) ticket() (*ticket, error) {
 	if a.node.held.Now() != nil {
-		return nil
+		return nil, nil
 	}
 	cfg := a.o.Config
 	text, err := token(cfg.Token, cfg.TokenFile)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("%w: %w", ErrNotJoined, err)
 	}
 	if text == "" {
-		return fmt.Errorf("this host has not joined a mesh: set token_file to a token of wattle token create -node NAME, or put the files of wattle ca issue -node NAME into %s", cfg.StateDir)
+		return nil, fmt.Errorf("%w: set token_file to a token of wattle token create -node NAME, or put the files of wattle ca issue -node NAME into %s", ErrNotJoined, cfg.StateDir)
 	}
 	tok, err := api.ParseToken(text)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("%w: %w", ErrNotJoined, err)
 	}
 	if cfg.Node != "" && cfg.Node != tok.Node {
-		return fmt.Errorf("the join token is for node %s, but the configuration says node = %q", tok.Node, cfg.Node)
+		return nil, fmt.Errorf("%w: the join token is for node %s, but the configuration says node = %q", ErrNotJoined, tok.Node, cfg.Node)
 	}
-	conf, err := a.node.joinTLS(tok.CA)
+	return &ticket{tok, text}, nil
+}
+
+// join trades the ticket for a node certificate. It tries until it is done, or a server that has the token's root refuses.
+func (a *Agent) join(ctx context.Context, t *ticket) error {
+	conf, err := a.node.joinTLS(t.CA)
 	if err != nil {
 		return err
 	}
-	conn, err := dial(cfg, conf, nil)
+	conn, err := dial(a.o.Config, conf, nil)
 	if err != nil {
 		return err
 	}
@@ -49,7 +63,7 @@ func (a *Agent) join(ctx context.Context) error {
 	client := apipb.NewNodeClient(conn)
 	pause := newPause()
 	for {
-		err := a.tryJoin(ctx, client, text)
+		err := a.tryJoin(ctx, client, t.text)
 		if err == nil {
 			a.o.Log.Info("joined the mesh", "node", a.node.held.Now().id.String())
 			return nil
@@ -58,7 +72,7 @@ func (a *Agent) join(ctx context.Context) error {
 			return ctx.Err()
 		}
 		if final(err) {
-			return fmt.Errorf("join: %w", err)
+			return fmt.Errorf("%w: %w", ErrNotJoined, err)
 		}
 		wait := pause.NextBackOff()
 		a.o.Log.Warn("cannot join yet", "error", err, "again_in", wait.Round(time.Millisecond))

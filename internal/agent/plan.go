@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -39,6 +40,8 @@ type proxies struct {
 	log     *slog.Logger
 	adapter adapters.Adapter
 	runDir  string
+	envoys  Envoys
+	ask     <-chan chan struct{} // answered to show that the work goes on
 	conn    grpc.ClientConnInterface
 	node    *value[*credential]
 	plan    *value[*planpb.HostPlan]
@@ -93,6 +96,8 @@ func (p *proxies) run(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-again:
+		case done := <-p.ask:
+			close(done)
 		case <-ctx.Done():
 			return nil
 		}
@@ -119,6 +124,9 @@ func (p *proxies) relay(ctx context.Context, host, name string) {
 	o := relayOptions{
 		Log: p.log, ID: host + "/" + name, Dir: filepath.Join(p.runDir, name), Conn: p.conn,
 		Node: p.node, Plan: p.plan, Certs: p.certs,
+	}
+	if p.envoys.Owner != nil {
+		o.Group, o.Owner = p.envoys.Group, func(ctx context.Context) (uint32, error) { return p.envoys.Owner(ctx, name) }
 	}
 	if name == hostProxy {
 		o.SetPlan = p.plan.Set
@@ -147,7 +155,7 @@ func (p *proxies) apply(ctx context.Context, host string, names []string) error 
 	var plan adapters.Plan
 	for _, name := range names {
 		id := host + "/" + name
-		text, err := bootstrap(id, host, filepath.Join(p.runDir, name))
+		text, err := bootstrap(id, host, filepath.Join(p.runDir, name), filepath.Join(cmp.Or(p.envoys.AdminDir, p.runDir), name))
 		if err != nil {
 			return err
 		}

@@ -25,12 +25,12 @@ func TestAPlanCannotNameProxiesOfOtherHostsOrFoldersElsewhere(t *testing.T) {
 }
 
 func TestABootstrapIsTheSameEveryTime(t *testing.T) {
-	first, err := bootstrap("h1/host", "h1", "/run/wattle/host")
+	first, err := bootstrap("h1/host", "h1", "/run/wattle/host", "/run/wattle/host")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 20 {
-		if again, err := bootstrap("h1/host", "h1", "/run/wattle/host"); err != nil || !bytes.Equal(first, again) {
+		if again, err := bootstrap("h1/host", "h1", "/run/wattle/host", "/run/wattle/host"); err != nil || !bytes.Equal(first, again) {
 			t.Fatalf("%v\n%s\n%s", err, first, again)
 		}
 	}

@@ -2,10 +2,7 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"net"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -29,9 +26,12 @@ var types = []translator.Type{translator.Cluster, translator.Endpoint, translato
 
 // relayOptions configure a relay. All fields are required unless they say otherwise.
 type relayOptions struct {
-	Log   *slog.Logger
-	ID    string // of the proxy: "h1/host"
-	Dir   string // of its sockets
+	Log *slog.Logger
+	ID  string // of the proxy: "h1/host"
+	Dir string // of its socket
+	// Owner returns the uid that alone may connect, and Group may open the socket; nil: the agent's own user.
+	Owner func(context.Context) (uint32, error)
+	Group int
 	Conn  grpc.ClientConnInterface
 	Node  *value[*credential]
 	Plan  *value[*planpb.HostPlan]
@@ -48,6 +48,7 @@ type relayOptions struct {
 // takes nothing away from an Envoy that runs.
 type relay struct {
 	o     relayOptions
+	seats *seats
 	table *table
 	local *xds.Server
 	inbox chan *xds.Response
@@ -67,12 +68,13 @@ type sources struct {
 
 func newRelay(o relayOptions) *relay {
 	r := &relay{
-		o: o, table: newTable(o.ID),
+		o: o, seats: newSeats(o.ID),
 		inbox: make(chan *xds.Response), ready: make(chan struct{}),
 	}
-	r.answers = newAnswers(o.Log, o.ID)
+	r.table = newTable(r.seats.ids)
+	r.answers = newAnswers(o.Log, o.ID, r.seats)
 	r.local = xds.New(xds.Options{Authorize: r.authorize, OnConverged: r.answers.converged})
-	r.answers.local = r.local
+	r.seats.local = r.local
 	r.answers.version = r.table.version
 	return r
 }
@@ -82,7 +84,7 @@ func socket(dir string) string { return filepath.Join(dir, "xds.sock") }
 
 // run relays until ctx is done.
 func (r *relay) run(ctx context.Context) error {
-	l, err := listen(socket(r.o.Dir))
+	l, err := listen(r.o)
 	if err != nil {
 		return err
 	}
@@ -112,29 +114,14 @@ func (r *relay) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// listen opens a unix socket for this user only.
-func listen(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, err
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	return l, os.Chmod(path, 0o600)
-}
-
-// authorize lets the one Envoy in when there is something to tell it.
+// authorize lets the Envoy in when there is something to tell it.
 func (r *relay) authorize(ctx context.Context, node *corev3.Node) (string, error) {
 	if node.GetId() != r.o.ID {
 		return "", status.Errorf(codes.PermissionDenied, "this socket is for proxy %s, not %q", r.o.ID, node.GetId())
 	}
 	select {
 	case <-r.ready:
-		return r.o.ID, nil
+		return r.seats.take(), nil
 	case <-ctx.Done():
 		return "", status.FromContextError(ctx.Err()).Err()
 	}

@@ -10,14 +10,14 @@ import (
 	"github.com/wattle-mesh/wattle/translator"
 )
 
-// scopeName is the one scope of a local xDS server: its one proxy has everything.
+// scopeName is the one scope of a local xDS server.
 const scopeName = "all"
 
 // table is what one proxy has been sent by the server and what its Envoy is served: the same, with the secrets
 // added that are made here, and without the inbound filter chains whose secret is missing. Only one goroutine may
 // use it. (It is the place from which last known good will be kept on disk.)
 type table struct {
-	proxy    string
+	proxies  []string // of the local server; each has everything
 	received map[translator.Key]*translator.Resource
 	served   map[translator.Key]*translator.Resource
 	inbound  map[string]*inbound // listeners that take secrets of this host, by name
@@ -25,9 +25,9 @@ type table struct {
 	known    bool // the local server was told of the proxy
 }
 
-func newTable(proxy string) *table {
+func newTable(proxies []string) *table {
 	return &table{
-		proxy:    proxy,
+		proxies:  proxies,
 		received: map[translator.Key]*translator.Resource{},
 		served:   map[translator.Key]*translator.Resource{},
 		inbound:  map[string]*inbound{},
@@ -153,7 +153,9 @@ func (d *difference) changes() translator.Changes {
 	}
 	if !t.known {
 		t.known = true
-		d.c.Proxies = []*translator.Proxy{{ID: t.proxy, Scopes: []string{scopeName}}}
+		for _, id := range t.proxies {
+			d.c.Proxies = append(d.c.Proxies, &translator.Proxy{ID: id, Scopes: []string{scopeName}})
+		}
 	}
 	slices.SortFunc(d.c.Resources, func(a, b *translator.Resource) int { return compareKeys(a.Key, b.Key) })
 	slices.SortFunc(d.c.Removed, compareKeys)

@@ -103,7 +103,7 @@ func (m mirror) String() string {
 
 func TestAFilterChainIsServedOnceItsSecretIsThere(t *testing.T) {
 	const a, b = "spiffe://a", "spiffe://b"
-	table, m := newTable("h1/host"), mirror{}
+	table, m := newTable([]string{"h1/host"}), mirror{}
 	step := func(c translator.Changes, err error) string {
 		t.Helper()
 		if err != nil {
@@ -139,7 +139,7 @@ func TestAFilterChainIsServedOnceItsSecretIsThere(t *testing.T) {
 }
 
 func TestAListenerThatCannotBeReadIsRefusedAndTheOthersAreServed(t *testing.T) {
-	table, m := newTable("h1/host"), mirror{}
+	table, m := newTable([]string{"h1/host"}), mirror{}
 	broken := &translator.Resource{Key: translator.Key{Type: translator.Listener, Name: "in:7443"}, Version: "1", Wire: []byte("in:spiffe://a")}
 	c, err := table.receive(&xds.Response{Type: translator.Listener, Resources: []*translator.Resource{broken, listenerFor(t, "out/x")}})
 	if err == nil || !strings.Contains(err.Error(), "in:7443") {
@@ -154,7 +154,7 @@ func TestAListenerThatCannotBeReadIsRefusedAndTheOthersAreServed(t *testing.T) {
 func TestWhatIsServedDoesNotDependOnTheOrder(t *testing.T) {
 	ids := []string{"spiffe://a", "spiffe://b", "spiffe://c"}
 	rapid.Check(t, func(r *rapid.T) {
-		table, m := newTable("h1/host"), mirror{}
+		table, m := newTable([]string{"h1/host"}), mirror{}
 		var listener *translator.Resource
 		secrets := map[string]*translator.Resource{}
 		for range rapid.IntRange(1, 12).Draw(r, "steps") {
@@ -177,7 +177,7 @@ func TestWhatIsServedDoesNotDependOnTheOrder(t *testing.T) {
 			}
 			m.apply(t, c)
 		}
-		fresh, want := newTable("h1/host"), mirror{}
+		fresh, want := newTable([]string{"h1/host"}), mirror{}
 		c, _ := fresh.setSecrets(secrets)
 		want.apply(t, c)
 		if listener != nil {

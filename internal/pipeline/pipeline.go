@@ -60,6 +60,7 @@ type Loop struct {
 	folder atomic.Bool // the policy folder may have changed
 	world  atomic.Bool // a registry or health may have changed
 	accept chan chan struct{}
+	ask    chan chan struct{} // Alive
 
 	state atomic.Pointer[State]
 	ready chan struct{} // closed when a view has been published
@@ -91,7 +92,7 @@ type State struct {
 
 // New makes a Loop that does nothing until Run.
 func New(o Options) *Loop {
-	l := &Loop{o: o, poke: make(chan struct{}, 1), accept: make(chan chan struct{}), ready: make(chan struct{}), rounds: map[uint64]news{}}
+	l := &Loop{o: o, poke: make(chan struct{}, 1), accept: make(chan chan struct{}), ask: make(chan chan struct{}), ready: make(chan struct{}), rounds: map[uint64]news{}}
 	l.state.Store(&State{Step: newStep()})
 	return l
 }
@@ -118,6 +119,18 @@ func (l *Loop) Accept(ctx context.Context) error {
 	return nil
 }
 
+// Alive returns nil once the loop has answered: a loop that hangs never does.
+func (l *Loop) Alive(ctx context.Context) error {
+	done := make(chan struct{})
+	select {
+	case l.ask <- done:
+		<-done
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 func (l *Loop) wake(what *atomic.Bool) {
 	what.Store(true)
 	select {
@@ -137,10 +150,15 @@ func (l *Loop) Run(ctx context.Context) error {
 	go func() { watched <- configs.Watch(watch, l.o.Dir, func() { l.wake(&l.folder) }) }()
 	defer func() { stop(); <-watched }()
 
-	select {
-	case <-l.o.Registries.Ready():
-	case <-ctx.Done():
-		return nil
+	for waiting := true; waiting; {
+		select {
+		case <-l.o.Registries.Ready():
+			waiting = false
+		case done := <-l.ask:
+			close(done)
+		case <-ctx.Done():
+			return nil
+		}
 	}
 	r, err := newRound(l)
 	if err != nil {
@@ -166,6 +184,8 @@ func (l *Loop) Run(ctx context.Context) error {
 		case done := <-l.accept:
 			r.loader.AllowRemovals()
 			r.run(true, false)
+			close(done)
+		case done := <-l.ask:
 			close(done)
 		case <-held:
 			l.world.Store(true)

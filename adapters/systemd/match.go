@@ -1,0 +1,186 @@
+package systemd
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+
+	"github.com/wattle-mesh/wattle/adapters"
+)
+
+// The template of an Envoy's unit.
+const (
+	prefix = "wattle-envoy@"
+	suffix = ".service"
+)
+
+func unitName(proxy string) string { return prefix + proxy + suffix }
+
+// needed are the units that an agent cannot do without, be it that no package installed them.
+var needed = []string{prefix + suffix, "wattle-proxies.slice"}
+
+// follower is one connection to systemd, and the jobs that it has for us.
+type follower struct {
+	*Adapter
+	conn *dbus.Conn
+	jobs sync.WaitGroup
+
+	mu   sync.Mutex
+	busy map[string]bool // units with a job of ours
+}
+
+// follow matches the units to the plan until ctx is done or the connection fails.
+func (a *Adapter) follow(ctx context.Context) error {
+	conn, err := dbus.NewSystemConnectionContext(ctx)
+	if err != nil {
+		return err
+	}
+	f := &follower{Adapter: a, conn: conn, busy: map[string]bool{}}
+	ctx, cancel := context.WithCancel(ctx)
+	defer f.jobs.Wait()
+	defer conn.Close()
+	defer cancel()
+	if err := a.install(ctx, conn); err != nil {
+		return err
+	}
+	if err := conn.Subscribe(); err != nil {
+		return err
+	}
+	changes := make(chan *dbus.PropertiesUpdate, 64)
+	failed := make(chan error, 1)
+	conn.SetPropertiesSubscriber(changes, failed)
+	ticker := time.NewTicker(lookAgain)
+	defer ticker.Stop()
+	for {
+		if err := f.match(ctx); err != nil {
+			return err
+		}
+		for waiting := true; waiting; {
+			waiting = false
+			select {
+			case <-a.wake:
+			case <-ticker.C:
+			case u := <-changes:
+				waiting = u != nil && !strings.HasPrefix(u.UnitName, prefix)
+			case err := <-failed:
+				a.o.Log.Warn("systemd's signals", "error", err)
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+}
+
+// match starts the units that the plan has and that do not run, and stops those that it does not have.
+func (f *follower) match(ctx context.Context) error {
+	f.Adapter.mu.Lock()
+	plan, known := f.plan, f.known
+	f.Adapter.mu.Unlock()
+	if !known {
+		return nil
+	}
+	units, err := f.conn.ListUnitsByPatternsContext(ctx, nil, []string{unitName("*")})
+	if err != nil {
+		return err
+	}
+	state := map[string]string{}
+	for _, u := range units {
+		state[u.Name] = u.ActiveState
+	}
+	for _, p := range plan.Proxies {
+		if changed, err := f.prepare(p); err != nil {
+			f.o.Log.Error("write what a proxy starts from", "proxy", p.ID, "error", err)
+		} else if changed {
+			f.o.Log.Warn("what a proxy starts from was changed by another hand, it is written again", "proxy", p.ID)
+		}
+		unit := unitName(p.Name)
+		switch state[unit] {
+		case "", "inactive", "failed", "deactivating":
+			f.job(ctx, unit, "start", f.conn.StartUnitContext)
+		}
+	}
+	for _, u := range units {
+		name := strings.TrimSuffix(strings.TrimPrefix(u.Name, prefix), suffix)
+		wanted := slices.ContainsFunc(plan.Proxies, func(p adapters.Proxy) bool { return p.Name == name })
+		if !wanted && slices.Contains([]string{"active", "activating", "reloading"}, u.ActiveState) {
+			f.o.Log.Info("a proxy is not wanted any more, it drains and stops", "proxy", name)
+			f.job(ctx, u.Name, "stop", f.conn.StopUnitContext)
+		}
+	}
+	return nil
+}
+
+type jobFunc func(ctx context.Context, unit, mode string, result chan<- string) (int, error)
+
+// job has systemd do something with a unit and waits for the result elsewhere. A unit has one job of ours at a time.
+func (f *follower) job(ctx context.Context, unit, what string, do jobFunc) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.busy[unit] {
+		return
+	}
+	f.busy[unit] = true
+	f.jobs.Go(func() {
+		err := await(ctx, unit, do)
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			f.o.Log.Error("systemd could not "+what+" a proxy", "unit", unit, "error", err, "remedy", "journalctl -u "+unit)
+		default:
+			f.o.Log.Info("unit "+what, "unit", unit)
+		}
+		f.mu.Lock()
+		delete(f.busy, unit)
+		f.mu.Unlock()
+		if err == nil {
+			f.poke()
+		}
+	})
+}
+
+// await has systemd do something and returns how it went.
+func await(ctx context.Context, unit string, do jobFunc) error {
+	result := make(chan string, 1)
+	if _, err := do(ctx, unit, "replace", result); err != nil {
+		return err
+	}
+	select {
+	case r := <-result:
+		if r != "done" {
+			return fmt.Errorf("the job ended with %q", r)
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// install puts the units in place that systemd does not know, for as long as the host runs.
+func (a *Adapter) install(ctx context.Context, conn *dbus.Conn) error {
+	files, err := conn.ListUnitFilesByPatternsContext(ctx, nil, needed)
+	if err != nil {
+		return err
+	}
+	var missing []string
+	for _, name := range needed {
+		if !slices.ContainsFunc(files, func(f dbus.UnitFile) bool { return filepath.Base(f.Path) == name }) {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	for _, name := range missing {
+		if err := placeUnit(name); err != nil {
+			return err
+		}
+	}
+	a.o.Log.Info("put units in place until the next start of the host", "units", missing, "folder", runtimeUnits)
+	return conn.ReloadContext(ctx)
+}
