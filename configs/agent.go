@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/zclconf/go-cty/cty"
 )
@@ -22,6 +23,7 @@ type Agent struct {
 	TokenFile     string     `json:"token_file,omitempty"`
 	Envoy         string     `json:"envoy"`        // path or name of the Envoy binary
 	Concurrency   uint32     `json:"concurrency"`  // worker threads of each Envoy; zero: 2, or as many as there are processors if fewer
+	DrainTime     Duration   `json:"drain_time"`   // how long connections to an Envoy that goes may live on
 	StopProxies   bool       `json:"stop_proxies"` // Envoys end when the agent is ended in good order, instead of living on
 	LogLevel      string     `json:"log_level"`    // debug, info, warn, error
 	LogFormat     string     `json:"log_format"`   // text, json
@@ -62,6 +64,7 @@ var agentBlock = newBlock(block[Agent]{
 		field("token_file", text(), func(a *Agent) *string { return &a.TokenFile }, "A file that holds the join token."),
 		field("envoy", text(), func(a *Agent) *string { return &a.Envoy }, "The Envoy binary: a path, or a name that is looked up in PATH.").or(cty.StringVal("envoy")),
 		field("concurrency", whole[uint32](1, 1024), func(a *Agent) *uint32 { return &a.Concurrency }, "Worker threads of each Envoy.").orText("2, or as many as there are processors if fewer"),
+		field("drain_time", duration(time.Second, time.Hour), func(a *Agent) *Duration { return &a.DrainTime }, "How long an Envoy that stops or is replaced waits for the connections and requests that it has. One that was replaced ends after half as long again.").or(cty.StringVal("20s")),
 		field("stop_proxies", boolean(), func(a *Agent) *bool { return &a.StopProxies }, "Whether the Envoys end when the agent is ended in good order. Otherwise they live on, and the next agent finds them.").or(cty.False),
 		logLevelAttr(func(a *Agent) *string { return &a.LogLevel }),
 		logFormatAttr(func(a *Agent) *string { return &a.LogFormat }),

@@ -31,6 +31,9 @@ server = ["127.0.0.1:7501"]
 # Worker threads of each Envoy; by default 2, or as many as there are processors if fewer.
 # concurrency = 2
 
+# How long an Envoy that stops or is replaced waits for the connections and requests that it has.
+# drain_time = "20s"
+
 # Whether the Envoys end when the agent is ended in good order. Otherwise they live on, and the next agent finds them.
 # stop_proxies = false
 

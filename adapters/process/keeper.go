@@ -100,7 +100,7 @@ func (k *keeper) stay(ctx context.Context, p *proc) error {
 			d = nil
 		case d == nil:
 			k.a.o.Log.Info("an Envoy is not wanted any more, it ends with its last connection", "proxy", k.name, "pid", p.pid)
-			d = newDeparture(k.a.admin(k.name))
+			d = newDeparture(k.a.admin(k.name), k.a.o.Drain)
 		}
 		select {
 		case <-p.exited:
@@ -162,7 +162,7 @@ func (k *keeper) start() (*proc, error) {
 		defer f.Close()
 		out = f
 	}
-	spec := launch.Spec{Name: k.name, Concurrency: k.a.o.Concurrency, Drain: drainTime, LogLevel: k.a.o.LogLevel}
+	spec := launch.Spec{Name: k.name, Concurrency: k.a.o.Concurrency, Drain: k.a.o.Drain, LogLevel: k.a.o.LogLevel}
 	cmd := exec.Command(k.a.o.Envoy, append(spec.Args(k.a.bootstrap(k.name)), "--disable-hot-restart")...)
 	// No pipe of this process and no session in common: neither its death nor a Ctrl-C reaches Envoy.
 	cmd.Stdout, cmd.Stderr = out, out

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/wattle-mesh/wattle/adapters"
 	"github.com/wattle-mesh/wattle/internal/launch"
@@ -24,10 +25,11 @@ type Options struct {
 	Envoy string // path of the binary; see FindEnvoy
 	// Dir is the run folder: DIR/NAME holds a proxy's bootstrap and sockets. No two running Adapters share one.
 	Dir         string
-	Concurrency uint32   // worker threads of each Envoy; zero: 2, or as many as there are processors if fewer
-	LogLevel    string   // Envoy's; empty: warning
-	Output      *os.File // what Envoys write, after this process's death too; nil: DIR/NAME/envoy.log
-	Stop        bool     // Run ends the Envoys when its context is done; else they live on
+	Concurrency uint32        // worker threads of each Envoy; zero: 2, or as many as there are processors if fewer
+	LogLevel    string        // Envoy's; empty: warning
+	Output      *os.File      // what Envoys write, after this process's death too; nil: DIR/NAME/envoy.log
+	Drain       time.Duration // how long an Envoy that goes waits for those who are connected; zero: 20 s
+	Stop        bool          // Run ends the Envoys when its context is done; else they live on
 }
 
 // Adapter keeps the Envoys of the last plan running. Its methods may be called from different goroutines.
@@ -44,6 +46,9 @@ type Adapter struct {
 func New(o Options) *Adapter {
 	if o.Concurrency == 0 {
 		o.Concurrency = min(2, uint32(runtime.NumCPU()))
+	}
+	if o.Drain == 0 {
+		o.Drain = drainTime
 	}
 	if o.LogLevel == "" {
 		o.LogLevel = "warning"

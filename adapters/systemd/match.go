@@ -100,8 +100,8 @@ func (f *follower) match(ctx context.Context) error {
 			f.o.Log.Warn("what a proxy starts from was changed by another hand, it is written again", "proxy", p.ID)
 		}
 		unit := unitName(p.Name)
-		switch state[unit] {
-		case "", "inactive", "failed", "deactivating":
+		switch state[unit] { // one that stops is started when it has stopped: systemd says so
+		case "", "inactive", "failed":
 			f.job(ctx, unit, "start", f.conn.StartUnitContext)
 		}
 	}

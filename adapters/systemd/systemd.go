@@ -35,8 +35,7 @@ type Options struct {
 	Dir         string        // the run folder: DIR/NAME holds what a proxy starts from
 	Concurrency uint32        // worker threads of each Envoy; zero: 2, or as many as there are processors if fewer
 	LogLevel    string        // Envoy's; empty: warning
-	Drain       time.Duration // how long an Envoy that goes waits for those who are connected; zero: 20 s
-	Shutdown    time.Duration // from a hot restart to the old Envoy's end; zero: 10 s more than Drain
+	Drain       time.Duration // how long an Envoy that goes waits for those who are connected; one that was replaced ends after half as long again
 }
 
 // Adapter keeps the units of the last plan running. Its methods may be called from different goroutines.
@@ -58,12 +57,6 @@ func New(o Options) (*Adapter, error) {
 	}
 	if o.LogLevel == "" {
 		o.LogLevel = "warning"
-	}
-	if o.Drain == 0 {
-		o.Drain = 20 * time.Second
-	}
-	if o.Shutdown == 0 {
-		o.Shutdown = o.Drain + 10*time.Second
 	}
 	g, err := user.LookupGroup(group)
 	if err != nil {
@@ -109,7 +102,7 @@ func (a *Adapter) prepare(p adapters.Proxy) (changed bool, err error) {
 		return false, err
 	}
 	spec, err := launch.Spec{
-		Name: p.Name, Envoy: a.o.Envoy, Concurrency: a.o.Concurrency, LogLevel: a.o.LogLevel, Drain: a.o.Drain, Shutdown: a.o.Shutdown,
+		Name: p.Name, Envoy: a.o.Envoy, Concurrency: a.o.Concurrency, LogLevel: a.o.LogLevel, Drain: a.o.Drain, Shutdown: a.o.Drain * 3 / 2,
 	}.Write(dir)
 	return boot || spec, err
 }

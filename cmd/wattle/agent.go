@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -54,10 +55,10 @@ func newAdapter(log *slog.Logger, cfg *configs.Agent, kind string) (envoyAdapter
 	switch kind {
 	case "process":
 		return process.New(process.Options{
-			Log: log, Envoy: envoy, Dir: cfg.RunDir, Concurrency: cfg.Concurrency, Stop: cfg.StopProxies, Output: os.Stdout,
+			Log: log, Envoy: envoy, Dir: cfg.RunDir, Concurrency: cfg.Concurrency, Stop: cfg.StopProxies, Output: os.Stdout, Drain: time.Duration(cfg.DrainTime),
 		}), agent.Envoys{}, nil
 	case "systemd":
-		a, err := units.New(units.Options{Log: log, Envoy: envoy, Dir: cfg.RunDir, Concurrency: cfg.Concurrency})
+		a, err := units.New(units.Options{Log: log, Envoy: envoy, Dir: cfg.RunDir, Concurrency: cfg.Concurrency, Drain: time.Duration(cfg.DrainTime)})
 		if err != nil {
 			return nil, agent.Envoys{}, err
 		}

@@ -20,7 +20,7 @@ const (
 	specFile      = "launch.json"
 )
 
-// Spec says how the Envoy of a proxy is run. The zero values of its times are Envoy's own defaults, of minutes.
+// Spec says how the Envoy of a proxy is run.
 type Spec struct {
 	Name        string        `json:"name"`        // on the host: "host", "gw-public"
 	Envoy       string        `json:"envoy"`       // path of the binary
