@@ -6,6 +6,8 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# Of packages: without a tag it sorts by the commit's date.
+PACKAGE_VERSION ?= $(shell git describe --tags --exact-match 2>/dev/null || git log -1 --format=0.0.0~%cd.%h --date=format:%Y%m%d%H%M%S)
 STATIC  := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 PROTOS  := $(shell git ls-files '*.proto' 2>/dev/null)
 
@@ -22,6 +24,11 @@ help: ## List the targets
 .PHONY: build
 build: ## Build bin/wattle, a static binary
 	$(STATIC) -o bin/wattle ./cmd/wattle
+
+.PHONY: packages
+packages: build ## Make dist/*.deb and *.rpm of bin/wattle, with bill of materials and checksums
+	@tools/gotool.sh nfpm cyclonedx-gomod
+	@packages/build.sh "$(PACKAGE_VERSION)"
 
 .PHONY: bin/bookinfo
 bin/bookinfo:
@@ -50,6 +57,11 @@ test: envoy etcd .bin/consul .bin/nomad ## Run all tests, with the race detector
 bench: build tools ## Measure the speed table and write .bench/results.json; BENCH_SHORT=1 for a quick look
 	@mkdir -p .bench
 	go run ./test/bench $(BENCH_FLAGS)
+
+.PHONY: lab
+lab: envoy packages ## Boot systemd hosts, install the package, and break the mesh under load; writes .lab/results.json; needs root
+	@tools/labroot.sh
+	@go run ./test/lab $(LAB_FLAGS)
 
 .PHONY: lint
 lint: .bin/staticcheck ## Check format, vet, staticcheck, go.mod, the import rules, the examples
@@ -105,4 +117,4 @@ generate: ## Generate Go from the .proto files; needs protoc (Debian: protobuf-c
 
 .PHONY: clean
 clean: ## Remove what was built and measured here; the cache stays
-	rm -rf bin .bin .bench .lab
+	rm -rf bin .bin .bench .lab dist

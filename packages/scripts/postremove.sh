@@ -1,0 +1,21 @@
+#!/bin/sh
+# What packages do not own goes too: on purge (deb), or on removal (rpm, which knows no purge, keeps state and configuration).
+set -e
+case "${1:-}" in
+purge)
+	rm -rf /var/lib/wattle /etc/wattle
+	if getent passwd wattle >/dev/null; then userdel wattle; fi
+	for g in wattle wattle-proxy; do
+		if getent group "$g" >/dev/null; then groupdel "$g"; fi
+	done
+	;;
+remove | 0) ;;
+*) exit 0 ;;
+esac
+rm -rf /run/wattle /run/wattle-envoy
+rm -f /run/systemd/system/wattle-*
+rm -rf /run/systemd/system/wattle-*.d
+if [ -d /run/systemd/system ]; then
+	systemctl daemon-reload
+	systemctl reset-failed 'wattle*' 2>/dev/null || :
+fi

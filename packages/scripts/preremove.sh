@@ -1,0 +1,8 @@
+#!/bin/sh
+# On removal everything ends; an upgrade (deb: "upgrade", rpm: 1) ends nothing.
+set -e
+case "${1:-}" in remove | 0) ;; *) exit 0 ;; esac
+[ -d /run/systemd/system ] || exit 0
+systemctl --quiet disable wattle.target wattle-agent.service wattle-agent.socket wattle-server.service wattle-server.socket || :
+systemctl stop wattle.target wattle-agent.socket wattle-agent.service wattle-server.socket wattle-server.service || :
+systemctl stop 'wattle-envoy@*.service' wattle-proxies.slice wattle.slice || :
