@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -136,14 +135,15 @@ func (u Unit) live(ctx context.Context, epoch uint32, pid int) (admin.Server, er
 	}
 }
 
-// ended reports whether a process of the unit is no more, or a zombie.
+// ended reports whether a process is no more, or a zombie. It asks by a pidfd: /proc hides much from a unit.
 func ended(pid int) bool {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return true
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return errors.Is(err, unix.ESRCH)
 	}
-	_, after, _ := strings.Cut(string(text), ") ")
-	return strings.HasPrefix(after, "Z")
+	defer unix.Close(fd)
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	return err == nil && n == 1
 }
 
 // quiet is how long nothing may be under way until an Envoy that drains has drained: who is connected has had the time to

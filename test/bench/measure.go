@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/wattle-mesh/wattle/test/table"
 )
 
 // effort says how long to measure.
@@ -22,7 +24,7 @@ type driver struct {
 	dir    string
 	wattle string // the program
 	effort effort
-	out    results
+	out    table.Rows
 	next   counter
 }
 
@@ -55,10 +57,10 @@ func measure(ctx context.Context, wattle string, short bool, only string) (err e
 		}
 		fmt.Fprintf(os.Stderr, "bench: %s measured in %s\n", group.name, time.Since(began).Round(time.Second))
 	}
-	if err := d.out.write(os.Stdout); err != nil {
+	if err := d.out.Write(os.Stdout); err != nil {
 		return err
 	}
-	return d.out.save()
+	return d.out.Save(".bench")
 }
 
 // fanout measures changes on their way to many proxies, and what the proxies cost. Bursts alternate there and back
@@ -110,25 +112,25 @@ func (d *driver) fanout(ctx context.Context) error {
 
 func (d *driver) reportFanout(ours, all, least, few *series) {
 	floor, cpu := median(least.p99), median(least.cpu)
-	d.out.note("broadcaster: message to the last of 1000 clients, p99", milliseconds(floor), "ms")
-	d.out.require("endpoint change to the last of 1000 clients, p99", milliseconds(median(ours.p99)), "ms", 1.3*milliseconds(floor))
-	d.out.note("broadcaster: message to the last of 1000 clients, p50", milliseconds(median(least.p50)), "ms")
-	d.out.note("endpoint change to the last of 1000 clients, p50", milliseconds(median(ours.p50)), "ms")
-	d.out.note("broadcaster: CPU per client and message", microseconds(cpu), "us")
-	d.out.require("server CPU per proxy and push", microseconds(median(ours.cpu)), "us", 1.3*microseconds(cpu))
-	d.out.require("endpoint change to 20 of 1000 clients, p99", milliseconds(median(few.p99)), "ms", 5)
-	d.out.require("endpoint change with all 1000 services in scope, p99", milliseconds(median(all.p99)), "ms", 1.1*milliseconds(median(ours.p99)))
-	d.out.note("endpoint change with all 1000 services in scope, p50", milliseconds(median(all.p50)), "ms")
-	d.out.note("server CPU per proxy and push with all in scope", microseconds(median(all.cpu)), "us")
+	d.out.Note("broadcaster: message to the last of 1000 clients, p99", milliseconds(floor), "ms")
+	d.out.Require("endpoint change to the last of 1000 clients, p99", milliseconds(median(ours.p99)), "ms", 1.3*milliseconds(floor))
+	d.out.Note("broadcaster: message to the last of 1000 clients, p50", milliseconds(median(least.p50)), "ms")
+	d.out.Note("endpoint change to the last of 1000 clients, p50", milliseconds(median(ours.p50)), "ms")
+	d.out.Note("broadcaster: CPU per client and message", microseconds(cpu), "us")
+	d.out.Require("server CPU per proxy and push", microseconds(median(ours.cpu)), "us", 1.3*microseconds(cpu))
+	d.out.Require("endpoint change to 20 of 1000 clients, p99", milliseconds(median(few.p99)), "ms", 5)
+	d.out.Require("endpoint change with all 1000 services in scope, p99", milliseconds(median(all.p99)), "ms", 1.1*milliseconds(median(ours.p99)))
+	d.out.Note("endpoint change with all 1000 services in scope, p50", milliseconds(median(all.p50)), "ms")
+	d.out.Note("server CPU per proxy and push with all in scope", microseconds(median(all.cpu)), "us")
 }
 
 func (d *driver) reportMemory(narrow, wide, bare *side) {
-	d.out.note("broadcaster: memory per connected client", kilobytes(bare.memory), "KB")
-	d.out.require("server memory per connected proxy, mTLS", kilobytes(narrow.memory), "KB", min(64, 1.5*kilobytes(bare.memory)))
-	d.out.require("server memory per connected proxy, all 1000 services in scope", kilobytes(wide.memory), "KB",
+	d.out.Note("broadcaster: memory per connected client", kilobytes(bare.memory), "KB")
+	d.out.Require("server memory per connected proxy, mTLS", kilobytes(narrow.memory), "KB", min(64, 1.5*kilobytes(bare.memory)))
+	d.out.Require("server memory per connected proxy, all 1000 services in scope", kilobytes(wide.memory), "KB",
 		min(64, 1.5*kilobytes(bare.memory), 1.1*kilobytes(narrow.memory)))
-	d.out.note("first start: 1000 proxies connect and get 20 services each", narrow.first.Took.Seconds(), "s")
-	d.out.note("first start: 1000 proxies connect and get 1000 services each", wide.first.Took.Seconds(), "s")
+	d.out.Note("first start: 1000 proxies connect and get 20 services each", narrow.first.Took.Seconds(), "s")
+	d.out.Note("first start: 1000 proxies connect and get 1000 services each", wide.first.Took.Seconds(), "s")
 }
 
 // reconnect measures what it costs when all clients lose their connections and come back.
@@ -142,7 +144,7 @@ func (d *driver) reconnect(s *side) error {
 		}
 		took, sent = append(took, t.Took), append(sent, float64(t.Bytes))
 	}
-	d.out.require("1000 clients reconnect with unchanged state over mTLS", median(took).Seconds(), "s", 2)
-	d.out.require("resource bytes sent to them", slices.Max(sent), "bytes", 0)
+	d.out.Require("1000 clients reconnect with unchanged state over mTLS", median(took).Seconds(), "s", 2)
+	d.out.Require("resource bytes sent to them", slices.Max(sent), "bytes", 0)
 	return nil
 }

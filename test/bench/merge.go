@@ -115,8 +115,8 @@ func (d *driver) merge(ctx context.Context) error {
 		}
 		one = append(one, t.Took)
 	}
-	d.out.require("5000 services and 20,000 endpoints of four registries: merge from nothing", milliseconds(median(whole)), "ms", 60)
-	d.out.require("one endpoint's change among them", microseconds(median(one)), "us", 50)
-	d.out.require("memory per endpoint, of the registries and the catalog", kilobytes((full-empty)/(mergedServices*mergedRegistries)), "KB", 1.2)
+	d.out.Require("5000 services and 20,000 endpoints of four registries: merge from nothing", milliseconds(median(whole)), "ms", 60)
+	d.out.Require("one endpoint's change among them", microseconds(median(one)), "us", 50)
+	d.out.Require("memory per endpoint, of the registries and the catalog", kilobytes((full-empty)/(mergedServices*mergedRegistries)), "KB", 1.2)
 	return c.stop()
 }

@@ -76,7 +76,7 @@ func (d *driver) registries(ctx context.Context) (err error) {
 		if kind == "nomad" { // it says of the allocation first that it changes, and what, within the second that a service has for a change
 			what += ", an update in place,"
 		}
-		d.out.note(what+" to the real Envoy, p50", milliseconds(median(took[2:])), "ms")
+		d.out.Note(what+" to the real Envoy, p50", milliseconds(median(took[2:])), "ms")
 	}
 	return f.registrations(ctx, d)
 }
@@ -113,7 +113,7 @@ func (f *field) registrations(ctx context.Context, d *driver) error {
 			return err
 		}
 	}
-	d.out.note("wattle service register to the real Envoy that calls it, p50", milliseconds(median(took[2:])), "ms")
+	d.out.Note("wattle service register to the real Envoy that calls it, p50", milliseconds(median(took[2:])), "ms")
 	return nil
 }
 

@@ -137,10 +137,10 @@ func (d *driver) route(ctx context.Context) error {
 		}
 		translate = append(translate, t.Translate)
 	}
-	d.out.require("one changed route of 10,000: from parsed policy to encoded bytes", microseconds(median(translate)), "us", 200)
-	d.out.note("before that: find, read and decode the file among 2001", microseconds(edited.Load), "us")
-	d.out.note("right after that, with cold caches", microseconds(edited.Translate), "us")
-	d.out.note("all 10,000 for the first time: read and decode 2001 files", milliseconds(first.Load), "ms")
-	d.out.note("all 10,000 for the first time: from parsed policy to encoded bytes", milliseconds(first.Translate), "ms")
+	d.out.Require("one changed route of 10,000: from parsed policy to encoded bytes", microseconds(median(translate)), "us", 200)
+	d.out.Note("before that: find, read and decode the file among 2001", microseconds(edited.Load), "us")
+	d.out.Note("right after that, with cold caches", microseconds(edited.Translate), "us")
+	d.out.Note("all 10,000 for the first time: read and decode 2001 files", milliseconds(first.Load), "ms")
+	d.out.Note("all 10,000 for the first time: from parsed policy to encoded bytes", milliseconds(first.Translate), "ms")
 	return c.stop()
 }

@@ -53,9 +53,9 @@ registry "static" "files" { path = "%[1]s/services" }
 		}
 		took, rss = append(took, t), append(rss, megabytes(bytes))
 	}
-	d.out.require("server start to ready, 1000 services and 3000 endpoints in 1000 files", milliseconds(median(took)), "ms", 250)
-	d.out.note("the same at the very first start, which makes the CA", milliseconds(first), "ms")
-	d.out.require("server memory for 1000 services and 3000 endpoints, no proxy", median(rss), "MB", 60)
+	d.out.Require("server start to ready, 1000 services and 3000 endpoints in 1000 files", milliseconds(median(took)), "ms", 250)
+	d.out.Note("the same at the very first start, which makes the CA", milliseconds(first), "ms")
+	d.out.Require("server memory for 1000 services and 3000 endpoints, no proxy", median(rss), "MB", 60)
 	return nil
 }
 

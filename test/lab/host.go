@@ -1,0 +1,267 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	bootLimit = 30 * time.Second
+	lookAgain = 10 * time.Millisecond
+)
+
+// lab is the hosts and the network between them. Nothing of it is outside of namespaces that it made, but for mounts and
+// control groups below names of its own.
+type lab struct {
+	id    string // of everything that it makes
+	dir   string
+	root  string // the file system that all hosts begin with
+	hosts []*host
+}
+
+// host is one machine: a file system of its own over the common one, a network namespace, and systemd as its init.
+type host struct {
+	lab  *lab
+	name string
+	addr string // IPv4
+	boot *exec.Cmd
+	pid  int // of its init, as seen from here; zero: it is off
+}
+
+func newLab(ctx context.Context, root string) (*lab, error) {
+	dir, err := os.MkdirTemp("", "wattle-lab-")
+	if err != nil {
+		return nil, err
+	}
+	l := &lab{id: fmt.Sprintf("wlab%d", os.Getpid()), dir: dir, root: root}
+	err = steps(ctx, []string{"ip", "netns", "add", l.id}, []string{"ip", "-n", l.id, "link", "add", "lan", "type", "bridge"},
+		[]string{"ip", "-n", l.id, "link", "set", "lan", "up"})
+	if err != nil {
+		return nil, errors.Join(err, l.close())
+	}
+	return l, nil
+}
+
+// steps runs commands here, one after the other.
+func steps(ctx context.Context, all ...[]string) error {
+	for _, args := range all {
+		if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(out))
+		}
+	}
+	return nil
+}
+
+// add makes a host that is off.
+func (l *lab) add(ctx context.Context, name string) (*host, error) {
+	h := &host{lab: l, name: name, addr: fmt.Sprintf("10.77.0.%d", len(l.hosts)+1)}
+	l.hosts = append(l.hosts, h)
+	for _, d := range []string{"upper", "work", "root"} {
+		if err := os.MkdirAll(h.path(d), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	ns := h.netns()
+	err := steps(ctx,
+		[]string{"mount", "-t", "overlay", "overlay", "-o", "lowerdir=" + l.root + ",upperdir=" + h.path("upper") + ",workdir=" + h.path("work"), h.path("root")},
+		[]string{"ip", "netns", "add", ns},
+		[]string{"ip", "-n", l.id, "link", "add", name, "type", "veth", "peer", "name", "host0", "netns", ns},
+		[]string{"ip", "-n", l.id, "link", "set", name, "master", "lan", "up"},
+		[]string{"ip", "-n", ns, "addr", "add", h.addr + "/24", "dev", "host0"},
+		[]string{"ip", "-n", ns, "link", "set", "host0", "up"},
+		[]string{"ip", "-n", ns, "link", "set", "lo", "up"})
+	if err != nil {
+		return nil, err
+	}
+	return h, h.write("/etc/hostname", name+"\n", 0o644)
+}
+
+func (h *host) path(name string) string { return filepath.Join(h.lab.dir, h.name, name) }
+func (h *host) netns() string           { return h.lab.id + "-" + h.name }
+
+// write puts a file into the host's file system, whether it is on or off.
+func (h *host) write(path, text string, mode os.FileMode) error {
+	at := filepath.Join(h.path("root"), path)
+	return errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), os.WriteFile(at, []byte(text), mode), os.Chmod(at, mode))
+}
+
+// install copies a program of this machine into the host.
+func (h *host) install(file, path string) error {
+	at := filepath.Join(h.path("root"), path)
+	return steps(context.Background(), []string{"install", "-D", "-m", "755", file, at + ".new"}, []string{"mv", at + ".new", at})
+}
+
+// launcher puts itself into control groups of the host's own, then becomes systemd-nspawn.
+const launcher = `
+all=/sys/fs/cgroup/
+[ -f $all/cgroup.controllers ] || all=$all*/
+for c in $all; do
+	mkdir -p "$c$ID"
+	for f in cpuset.cpus cpuset.mems; do [ ! -f "$c$ID/$f" ] || cat "$c$f" >"$c$ID/$f"; done
+	echo $$ >"$c$ID/cgroup.procs"
+done
+exec "$@"`
+
+// start turns the host on and waits until it is up.
+func (h *host) start(ctx context.Context) error {
+	console, err := os.OpenFile(h.path("console"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	h.boot = exec.Command("sh", "-c", launcher, "sh", "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "-D", h.path("root"), "--boot",
+		"--console=passive", "--machine="+h.name, "--hostname="+h.name, "--network-namespace-path=/run/netns/"+h.netns())
+	h.boot.Env = append(os.Environ(), "ID="+h.netns())
+	h.boot.Stdout, h.boot.Stderr = console, console
+	h.boot.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	if err := h.boot.Start(); err != nil {
+		return err
+	}
+	return until(ctx, bootLimit, h.name+" is up", func() error {
+		if h.pid == 0 {
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", h.boot.Process.Pid))
+			if err != nil {
+				return err
+			}
+			pid := strings.TrimSpace(string(text))
+			if comm, err := os.ReadFile("/proc/" + pid + "/comm"); err != nil || string(comm) != "systemd\n" {
+				return errors.New("no init yet")
+			}
+			if h.pid, err = strconv.Atoi(pid); err != nil {
+				return err
+			}
+		}
+		_, err := h.run(ctx, "systemctl", "is-active", "multi-user.target")
+		return err
+	})
+}
+
+// cut turns the host off as a power cut does: nothing is told.
+func (h *host) cut() {
+	if h.boot == nil {
+		return
+	}
+	if h.pid != 0 {
+		_ = syscall.Kill(h.pid, syscall.SIGKILL) // its init: everything in its namespace goes with it
+	}
+	_ = h.boot.Process.Kill()
+	_ = h.boot.Wait()
+	h.boot, h.pid = nil, 0
+}
+
+// command is a command in the host.
+func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(h.pid), "-a", "--"}, args...)...)
+}
+
+// run runs a command in the host and returns what it writes to standard output.
+func (h *host) run(ctx context.Context, args ...string) (string, error) {
+	if h.pid == 0 {
+		return "", fmt.Errorf("%s is off", h.name)
+	}
+	cmd := h.command(ctx, args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("%s: %s: %w: %s", h.name, strings.Join(args, " "), err, strings.TrimSpace(errs.String()+out.String()))
+	}
+	return strings.TrimSpace(out.String()), nil
+}
+
+// property asks the host's systemd for a property of a unit.
+func (h *host) property(ctx context.Context, unit, name string) (string, error) {
+	return h.run(ctx, "systemctl", "show", "-P", name, unit)
+}
+
+// close ends all hosts and removes everything.
+func (l *lab) close() error {
+	var errs []error
+	for _, h := range l.hosts {
+		h.cut()
+		errs = append(errs, until(context.Background(), bootLimit, "processes of "+h.name+" end", h.release))
+	}
+	for _, h := range slices.Backward(l.hosts) {
+		errs = append(errs, ignore(exec.Command("ip", "netns", "del", h.netns()).Run()))
+	}
+	errs = append(errs, ignore(exec.Command("ip", "netns", "del", l.id).Run()), os.RemoveAll(l.dir))
+	return errors.Join(errs...)
+}
+
+// ignore drops the error of a command that had nothing to do.
+func ignore(err error) error {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return nil
+	}
+	return err
+}
+
+// release unmounts the host's file system and removes its control groups.
+func (h *host) release() error {
+	if err := syscall.Unmount(h.path("root"), 0); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} { // the second: version 1
+		groups, err := filepath.Glob(pattern + h.netns())
+		if err != nil {
+			return err
+		}
+		for _, g := range groups {
+			if err := removeGroup(g); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// removeGroup removes a control group with those below it, and whatever runs there.
+func removeGroup(dir string) error {
+	var all []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			all = append(all, path)
+			text, _ := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+			for _, pid := range strings.Fields(string(text)) {
+				if n, err := strconv.Atoi(pid); err == nil && n > 1 {
+					_ = syscall.Kill(n, syscall.SIGKILL)
+				}
+			}
+		}
+		return nil // one that has gone by itself
+	})
+	for _, path := range slices.Backward(all) {
+		if e := syscall.Rmdir(path); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, fmt.Errorf("%s: %w", path, e))
+		}
+	}
+	return err
+}
+
+// until waits until f has no error, and says what it waited for if that takes longer than limit.
+func until(ctx context.Context, limit time.Duration, what string, f func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(lookAgain):
+		case <-ctx.Done():
+			return fmt.Errorf("not after %s: %s: %w", limit, what, err)
+		}
+	}
+}
