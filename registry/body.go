@@ -109,15 +109,16 @@ func (d *Body) Names(attr string, names []string) []string {
 	return names
 }
 
-// File takes a path and makes it relative to the server's configuration.
+// File takes the path of a file that the server reads: see ResolvePath.
 func (d *Body) File(attr, path string) string {
 	if d.Has(attr) && path == "" {
 		d.Fail(attr, "Empty "+attr, "Write the path of a file.")
 	}
-	if path == "" || filepath.IsAbs(path) {
-		return path
+	at, err := ResolvePath(d.dir, path)
+	if err != nil {
+		d.Fail(attr, "No such credential", err.Error()+".")
 	}
-	return filepath.Join(d.dir, path)
+	return at
 }
 
 // Duration takes a duration from 1 s to most.

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -203,11 +202,11 @@ func (d *decoder) text(a *hcl.Attribute, name string) string {
 }
 
 func (d *decoder) path(a *hcl.Attribute, name string) string {
-	p := d.text(a, name)
-	if p == "" || filepath.IsAbs(p) {
-		return p
+	p, err := registry.ResolvePath(d.dir, d.text(a, name))
+	if err != nil {
+		d.wrong(a, "No such credential", err.Error()+".")
 	}
-	return filepath.Join(d.dir, p)
+	return p
 }
 
 // both asks for two attributes or none.
