@@ -18,8 +18,12 @@ import (
 	"github.com/wattle-mesh/wattle/adapters"
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
+	"github.com/wattle-mesh/wattle/internal/lkg"
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
 )
+
+// keptFolder is where in the state folder the last known good of each proxy is.
+const keptFolder = "proxies"
 
 // maxSocketPath is what the kernel allows for a unix socket's path.
 const maxSocketPath = 107
@@ -50,6 +54,7 @@ type Agent struct {
 	node  *node
 	files *services
 	desk  *desk
+	keep  *lkg.Store         // of what the server sends
 	ask   chan chan struct{} // Alive
 }
 
@@ -81,7 +86,11 @@ func New(o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{o: o, node: n, files: files, desk: d, ask: make(chan chan struct{})}, nil
+	keep, err := lkg.Open(filepath.Join(cfg.StateDir, keptFolder))
+	if err != nil {
+		return nil, err
+	}
+	return &Agent{o: o, node: n, files: files, desk: d, keep: keep, ask: make(chan chan struct{})}, nil
 }
 
 // Run joins the mesh if the host has not yet, and serves the host until ctx is done. It returns nil then, else why
@@ -162,7 +171,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	certs := &certs{log: log, dir: filepath.Join(cfg.StateDir, "certs"), node: a.node, sign: client.Sign}
 	checks := &checks{log: log}
 	proxies := &proxies{
-		log: log, adapter: a.o.Adapter, runDir: cfg.RunDir, conn: conn, envoys: a.o.Envoys, ask: a.ask,
+		log: log, adapter: a.o.Adapter, runDir: cfg.RunDir, conn: conn, envoys: a.o.Envoys, keep: a.keep, ask: a.ask,
 		node: &a.node.held, plan: &plan, certs: &certs.held,
 	}
 	reporter := &reporter{

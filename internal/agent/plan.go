@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/wattle-mesh/wattle/adapters"
 	"github.com/wattle-mesh/wattle/internal/api"
+	"github.com/wattle-mesh/wattle/internal/lkg"
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
 	"github.com/wattle-mesh/wattle/translator"
 )
@@ -41,6 +43,7 @@ type proxies struct {
 	adapter adapters.Adapter
 	runDir  string
 	envoys  Envoys
+	keep    *lkg.Store
 	ask     <-chan chan struct{} // answered to show that the work goes on
 	conn    grpc.ClientConnInterface
 	node    *value[*credential]
@@ -88,6 +91,7 @@ func (p *proxies) run(ctx context.Context) error {
 		}
 		var again <-chan time.Time
 		if plan != nil {
+			p.forget(want)
 			if err := p.apply(ctx, host, want); err != nil {
 				p.log.Error("cannot run the proxies", "error", err, "again_in", maxRetry)
 				again = time.After(maxRetry)
@@ -101,6 +105,19 @@ func (p *proxies) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// forget removes what is kept of proxies that are not wanted. None of them has a relay.
+func (p *proxies) forget(want []string) {
+	names, err := p.keep.Names()
+	for _, name := range names {
+		if name != hostProxy && !slices.Contains(want, name) {
+			err = errors.Join(err, p.keep.Remove(name))
+		}
+	}
+	if err != nil {
+		p.log.Error("remove what was kept of proxies that are not wanted any more", "error", err)
 	}
 }
 
@@ -123,7 +140,7 @@ func (p *proxies) names(host string, plan *planpb.HostPlan) []string {
 func (p *proxies) relay(ctx context.Context, host, name string) {
 	o := relayOptions{
 		Log: p.log, ID: host + "/" + name, Dir: filepath.Join(p.runDir, name), Conn: p.conn,
-		Node: p.node, Plan: p.plan, Certs: p.certs,
+		Node: p.node, Plan: p.plan, Certs: p.certs, Keep: p.keep,
 	}
 	if p.envoys.Owner != nil {
 		o.Group, o.Owner = p.envoys.Group, func(ctx context.Context) (uint32, error) { return p.envoys.Owner(ctx, name) }

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/wattle-mesh/wattle/internal/lkg"
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
 	"github.com/wattle-mesh/wattle/internal/xds"
 	"github.com/wattle-mesh/wattle/translator"
@@ -36,6 +37,8 @@ type relayOptions struct {
 	Node  *value[*credential]
 	Plan  *value[*planpb.HostPlan]
 	Certs *value[holdings]
+	// Keep holds what the server sends, on disk.
+	Keep *lkg.Store
 	// SetPlan, if set, makes this the relay that fetches the host's plan, and SetServing is told how its Envoy is.
 	SetPlan    func(*planpb.HostPlan)
 	SetServing func(serving)
@@ -54,6 +57,9 @@ type relay struct {
 	inbox chan *xds.Response
 	ready chan struct{} // closed when Envoy may be answered
 
+	kept    *kept
+	plan    *translator.Resource // the plan as it came; nil: this relay does not fetch it, or it is empty
+	unkept  bool                 // something came since the state was last handed to kept
 	seen    [translator.NumTypes]bool
 	settled bool
 	last    sources
@@ -72,6 +78,7 @@ func newRelay(o relayOptions) *relay {
 		inbox: make(chan *xds.Response), ready: make(chan struct{}),
 	}
 	r.table = newTable(r.seats.ids)
+	r.kept = &kept{log: o.Log, store: o.Keep, id: o.Node.Now().id.String() + " " + o.ID, name: filepath.Base(o.Dir)}
 	r.answers = newAnswers(o.Log, o.ID, r.seats)
 	r.local = xds.New(xds.Options{Authorize: r.authorize, OnConverged: r.answers.converged})
 	r.seats.local = r.local
@@ -94,7 +101,7 @@ func (r *relay) run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	client := xds.NewClient(xds.ClientOptions{
-		Log: r.o.Log, Conn: r.o.Conn, Node: &corev3.Node{Id: r.o.ID}, Types: asked,
+		Log: r.o.Log, Conn: r.o.Conn, Node: &corev3.Node{Id: r.o.ID}, Types: asked, Known: r.restore(),
 		Handle: func(resp *xds.Response) error {
 			select {
 			case r.inbox <- resp:
@@ -111,7 +118,12 @@ func (r *relay) run(ctx context.Context) error {
 	g.Go(func() error { return server.Serve(l) })
 	g.Go(func() error { <-ctx.Done(); server.Stop(); return nil })
 	g.Go(func() error { return r.loop(ctx) })
-	return g.Wait()
+	g.Go(func() error { return r.kept.run(ctx) })
+	err = g.Wait()
+	if r.complete() && r.unkept {
+		r.kept.save(r.state())
+	}
+	return err
 }
 
 // authorize lets the Envoy in when there is something to tell it.
@@ -131,9 +143,10 @@ func (r *relay) authorize(ctx context.Context, node *corev3.Node) (string, error
 //  1. the server sends something: it goes into the table and on to Envoy;
 //  2. plan, certificates or roots change: secrets and inbound chains follow;
 //  3. Envoy answers: the server is told;
-//  4. the certificates took too long: Envoy gets what there is.
+//  4. the certificates took too long: Envoy gets what there is;
+//  5. what came in the last second is put on the disk.
 func (r *relay) loop(ctx context.Context) error {
-	var settle <-chan time.Time
+	var settle, gathered <-chan time.Time
 	for {
 		plan, planned := r.o.Plan.Load()
 		held, certified := r.o.Certs.Load()
@@ -147,9 +160,15 @@ func (r *relay) loop(ctx context.Context) error {
 		if r.o.SetServing != nil {
 			r.o.SetServing(r.answers.serving())
 		}
+		if r.unkept && gathered == nil && r.complete() {
+			gathered = time.After(gather)
+		}
 		select {
 		case resp := <-r.inbox:
 			r.receive(resp)
+		case <-gathered:
+			gathered, r.unkept = nil, false
+			r.kept.next.Set(r.state())
 		case <-r.answers.came:
 			r.answers.pass()
 		case <-r.answers.poll():
@@ -166,11 +185,64 @@ func (r *relay) loop(ctx context.Context) error {
 	}
 }
 
+// restore brings into force what an earlier agent kept, as if the server had sent it, and returns its versions.
+func (r *relay) restore() map[translator.Type]map[string]string {
+	known := map[translator.Type]map[string]string{}
+	byType := map[translator.Type]*xds.Response{}
+	for _, x := range r.kept.load() {
+		if byType[x.Type] == nil {
+			byType[x.Type], known[x.Type] = &xds.Response{Type: x.Type}, map[string]string{}
+		}
+		byType[x.Type].Resources = append(byType[x.Type].Resources, x)
+		known[x.Type][x.Name] = x.Version
+	}
+	if len(known) == 0 {
+		return nil
+	}
+	for _, t := range types {
+		r.seen[t] = true // a state is kept only when all have come
+		if byType[t] == nil {
+			continue
+		}
+		changes, err := r.table.receive(byType[t])
+		if err != nil {
+			r.o.Log.Error("what was kept cannot all be used", "proxy", r.o.ID, "error", err)
+		}
+		r.local.Apply(changes)
+	}
+	if p := byType[translator.HostPlan]; p != nil && r.o.SetPlan != nil {
+		if err := r.takePlan(p); err != nil {
+			return nil
+		}
+	}
+	r.o.Log.Info("serving what was kept until a server says otherwise", "proxy", r.o.ID)
+	return known
+}
+
+// complete reports whether the server has sent something of every type.
+func (r *relay) complete() bool {
+	for _, t := range types {
+		if !r.seen[t] {
+			return false
+		}
+	}
+	return true
+}
+
+// state is all that the server has sent, to be kept.
+func (r *relay) state() []*translator.Resource {
+	all := sorted(r.table.received)
+	if r.plan != nil {
+		all = append(all, r.plan)
+	}
+	return all
+}
+
 // receive brings a response of the server into force.
 func (r *relay) receive(resp *xds.Response) {
-	r.seen[resp.Type] = true
+	r.seen[resp.Type], r.unkept = true, true
 	if resp.Type == translator.HostPlan {
-		resp.Answer(r.plan(resp))
+		resp.Answer(r.takePlan(resp))
 		return
 	}
 	changes, err := r.table.receive(resp)
@@ -184,17 +256,19 @@ func (r *relay) receive(resp *xds.Response) {
 	r.answers.await(r.local.Apply(changes), resp, err)
 }
 
-// plan takes in the host's plan.
-func (r *relay) plan(resp *xds.Response) error {
+// takePlan takes in the host's plan.
+func (r *relay) takePlan(resp *xds.Response) error {
 	for _, x := range resp.Resources {
 		p, err := readPlan(x)
 		if err != nil {
 			r.o.Log.Error("the server sent a plan that cannot be used", "error", err)
 			return err
 		}
+		r.plan = x
 		r.o.SetPlan(p)
 	}
 	if len(resp.Removed) > 0 && len(resp.Resources) == 0 {
+		r.plan = nil
 		r.o.SetPlan(&planpb.HostPlan{})
 	}
 	return nil
@@ -242,12 +316,7 @@ func (r *relay) open(plan *planpb.HostPlan, held holdings) {
 		return
 	default:
 	}
-	for _, t := range types {
-		if !r.seen[t] {
-			return
-		}
-	}
-	if plan == nil {
+	if plan == nil || !r.complete() {
 		return
 	}
 	for _, id := range r.identities(plan) {

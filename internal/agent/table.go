@@ -15,7 +15,7 @@ const scopeName = "all"
 
 // table is what one proxy has been sent by the server and what its Envoy is served: the same, with the secrets
 // added that are made here, and without the inbound filter chains whose secret is missing. Only one goroutine may
-// use it. (It is the place from which last known good will be kept on disk.)
+// use it.
 type table struct {
 	proxies  []string // of the local server; each has everything
 	received map[translator.Key]*translator.Resource

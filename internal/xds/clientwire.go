@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"fmt"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -81,13 +82,58 @@ func (r *incoming) decode(b []byte) error {
 	return err
 }
 
+// Pack encodes resources of any types as one message, which Unpack reads: a DeltaDiscoveryResponse whose
+// system_version_info is id.
+func Pack(id string, resources []*translator.Resource) []byte {
+	out := appendString(nil, responseVersion, id)
+	for _, r := range resources {
+		out = protowire.AppendTag(out, responseResources, protowire.BytesType)
+		out = protowire.AppendBytes(out, r.Wire)
+	}
+	return out
+}
+
+// Unpack returns what was packed, without Variant and Origin. It keeps no part of b.
+func Unpack(b []byte) (id string, resources []*translator.Resource, err error) {
+	err = fields(b, func(num protowire.Number, v []byte) error {
+		switch num {
+		case responseVersion:
+			id = string(v)
+		case responseResources:
+			res := &translator.Resource{Wire: append([]byte{}, v...)}
+			resources = append(resources, res)
+			known := false
+			if err := decodeResource(res); err != nil {
+				return err
+			}
+			err := fields(res.Wire, func(num protowire.Number, v []byte) error {
+				if num != resourceBody {
+					return nil
+				}
+				return fields(v, func(num protowire.Number, v []byte) error {
+					if num == anyTypeURL {
+						res.Type, known = typeOf(v)
+					}
+					return nil
+				})
+			})
+			if err == nil && !known {
+				err = fmt.Errorf("resource %q is of no type of ours", res.Name)
+			}
+			return err
+		}
+		return nil
+	})
+	return id, resources, err
+}
+
 // decodeResource fills in what res.Wire says of itself.
 func decodeResource(res *translator.Resource) error {
 	return fields(res.Wire, func(num protowire.Number, v []byte) error {
 		switch num {
-		case 1: // envoy.service.discovery.v3.Resource.version
+		case resourceVersion:
 			res.Version = string(v)
-		case 3: // name
+		case resourceName:
 			res.Name = string(v)
 		}
 		return nil

@@ -22,6 +22,14 @@ const (
 	responseRemoved   = 6
 )
 
+// Fields of envoy.service.discovery.v3.Resource and google.protobuf.Any.
+const (
+	resourceVersion = 1
+	resourceBody    = 2
+	resourceName    = 3
+	anyTypeURL      = 1
+)
+
 // message is an encoded response. Immutable, and shared by all streams that need the same content: its nonce is
 // the generation, which is all that the protocol asks of a nonce as long as one response per type is unanswered.
 type message struct {
