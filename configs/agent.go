@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclwrite"
 	"github.com/zclconf/go-cty/cty"
 )
 
@@ -48,6 +50,20 @@ func LoadAgent(file string) (*Agent, Diagnostics) {
 		}
 	}
 	return a, diags
+}
+
+// WithServers returns the text of an agent's file with other servers; all else stays as it is, comments too.
+func WithServers(text []byte, servers []string) ([]byte, error) {
+	f, diags := hclwrite.ParseConfig(text, "agent.hcl", hcl.InitialPos)
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	var all []cty.Value
+	for _, s := range servers {
+		all = append(all, cty.StringVal(s))
+	}
+	f.Body().SetAttributeValue("server", cty.ListVal(all))
+	return f.Bytes(), nil
 }
 
 var agentBlock = newBlock(block[Agent]{

@@ -339,3 +339,20 @@ func TestRegistryShapeIsRefused(t *testing.T) {
 		})
 	}
 }
+
+func TestOtherServersLeaveAllElseAlone(t *testing.T) {
+	got, err := WithServers(DefaultAgent(), []string{"s1.example:7501", "10.0.0.1:7501"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strings.Replace(string(DefaultAgent()), `server = ["127.0.0.1:7501"]`, `server = ["s1.example:7501", "10.0.0.1:7501"]`, 1)
+	if string(got) != want {
+		t.Error(Diff("agent.hcl", []byte(want), got))
+	}
+	if got, err := WithServers([]byte("node = \"h1\"\n"), []string{"s1:7501"}); err != nil || string(got) != "node   = \"h1\"\nserver = [\"s1:7501\"]\n" && string(got) != "node = \"h1\"\nserver = [\"s1:7501\"]\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := WithServers([]byte("server = ["), nil); err == nil {
+		t.Error("no error")
+	}
+}

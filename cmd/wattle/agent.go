@@ -37,6 +37,7 @@ checks the workloads' health and reports it. It needs no server to go on with wh
 		}
 		return runAgent(cmd.Context(), cmd, cfg, *adapter)
 	}
+	cmd.AddCommand(newAgentJoin())
 	return cmd
 }
 

@@ -93,6 +93,25 @@ func New(o Options) (*Agent, error) {
 	return &Agent{o: o, node: n, files: files, desk: d, keep: keep, ask: make(chan chan struct{})}, nil
 }
 
+// Join joins the mesh and returns the host's name in it, unless the host has joined before. No agent may run meanwhile.
+func (a *Agent) Join(ctx context.Context) (name string, err error) {
+	lock, err := lock(a.o.Config.RunDir)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	t, err := a.ticket()
+	if err != nil {
+		return "", err
+	}
+	if t != nil {
+		if err := a.join(ctx, t); err != nil {
+			return "", err
+		}
+	}
+	return a.node.held.Now().id.Name, nil
+}
+
 // Run joins the mesh if the host has not yet, and serves the host until ctx is done. It returns nil then, else why
 // the agent cannot go on: a token that the server refuses, another agent on the same folders.
 func (a *Agent) Run(ctx context.Context) error {
