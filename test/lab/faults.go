@@ -30,6 +30,8 @@ var faults = []fault{
 	{"agents stopped", agentsStopped},
 	{"server killed", serverKilled},
 	{"server stopped, Envoy restarted", serverStopped},
+	{"hosts restarted without a server", rebooted},
+	{"agents dead, first calls", firstCalls},
 	{"Envoy killed", envoyKilled},
 	{"Envoys reloaded", envoysReloaded},
 	{"reload that cannot succeed", reloadFails},
@@ -143,12 +145,90 @@ func serverStopped(ctx context.Context, w *world) error {
 		}
 		w.rows.Require("no server: Envoy of "+h.name+" ready", took.Seconds(), "s", 1)
 	}
-	if err := w.answered(ctx); err != nil {
+	if err := w.calm(ctx); err != nil {
 		return err
 	}
 	err := w.unharmed(ctx, "no server runs", func() error { return nil })
 	_, started := w.server.run(ctx, "systemctl", "start", "wattle-server.socket", serverUnit)
 	return errors.Join(err, started)
+}
+
+// rebooted turns both hosts off and on while no server runs: one in good order, one as a power cut does.
+func rebooted(ctx context.Context, w *world) error {
+	if _, err := w.server.run(ctx, "systemctl", "stop", "wattle-server.socket", serverUnit); err != nil {
+		return err
+	}
+	if err := w.load.stop(); err != nil {
+		return err
+	}
+	w.load = nil
+	if err := w.callee.poweroff(ctx); err != nil {
+		return err
+	}
+	w.caller.cut()
+	for _, h := range []*host{w.callee, w.caller} {
+		if err := h.start(ctx); err != nil {
+			return err
+		}
+	}
+	began := time.Now()
+	if err := w.answered(ctx); err != nil {
+		return err
+	}
+	w.rows.Require("no server: the hosts serve after they were up again", time.Since(began).Seconds(), "s", 10)
+	for _, h := range []*host{w.callee, w.caller} {
+		took, err := h.starting(ctx, envoyUnit)
+		if err != nil {
+			return err
+		}
+		w.rows.Require("no server: Envoy of "+h.name+" ready from disk", took.Seconds(), "s", 1)
+	}
+	var err error
+	if w.load, err = startTraffic(ctx, w.caller, targets); err != nil {
+		return err
+	}
+	if err := w.calm(ctx); err != nil {
+		return err
+	}
+	return w.unharmed(ctx, "server back after the hosts", func() error {
+		_, err := w.server.run(ctx, "systemctl", "start", "wattle-server.socket", serverUnit)
+		return err
+	})
+}
+
+// firstCalls has a workload that never called call while its host's agent is dead, and the other one's too.
+func firstCalls(ctx context.Context, w *world) error {
+	const late = "service \"late\" {\n  port = 9998\n  upstream \"echo\" {\n    port = 8080\n    bind = \"127.0.0.1:9091\"\n  }\n}\n"
+	if err := w.caller.write("/etc/wattle/services.d/late.hcl", late, 0o644); err != nil {
+		return err
+	}
+	// The agent may have to find a server first that was away for long.
+	err := until(ctx, time.Minute, "the late caller's listener and certificate are there", func() error {
+		const dump = "curl -sS --unix-socket /run/wattle-envoy/host/admin.sock 'http://envoy/config_dump?resource=dynamic_active_secrets'"
+		_, err := w.caller.run(ctx, "sh", "-c", "ss -ltn | grep -q 127.0.0.1:9091 && "+dump+" | grep -q out:.*/svc/late")
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, h := range []*host{w.callee, w.caller} {
+		if _, err := h.run(ctx, "systemctl", "stop", agentUnit, "wattle-agent.socket"); err != nil {
+			return err
+		}
+	}
+	out, err := w.caller.run(ctx, "curl", "-sS", "--fail", "--max-time", "5", "http://127.0.0.1:9091/")
+	failed := 0.0
+	if err != nil || !strings.Contains(out, "/svc/late") {
+		failed = 1
+		fmt.Fprintln(os.Stderr, "lab:   ", out, err)
+	}
+	w.rows.Require("agents dead: first call of a workload, as itself: failed", failed, "requests", 0)
+	for _, h := range []*host{w.callee, w.caller} {
+		if _, err := h.run(ctx, "systemctl", "start", "wattle-agent.socket", agentUnit); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // envoyKilled may lose what is in flight, no more.
@@ -179,6 +259,18 @@ func envoyKilled(ctx context.Context, w *world) error {
 // envoysReloaded replaces both Envoys again and again.
 func envoysReloaded(ctx context.Context, w *world) error {
 	const times = 20
+	for _, h := range []*host{w.callee, w.caller} { // each reload waits for the drain of the one before
+		if _, err := h.run(ctx, "sh", "-c", "echo 'drain_time = \"2s\"' >>/etc/wattle/agent.hcl && systemctl restart "+agentUnit); err != nil {
+			return err
+		}
+		err := until(ctx, settle, "the drain time is 2 s", func() error {
+			_, err := h.run(ctx, "grep", "-q", strconv.Itoa(int(2*time.Second)), "/run/wattle/host/launch.json")
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
 	err := w.unharmed(ctx, fmt.Sprintf("both Envoys reloaded %d times", times), func() error {
 		g, ctx := errgroup.WithContext(ctx)
 		for _, h := range []*host{w.callee, w.caller} {
@@ -256,7 +348,7 @@ func upgraded(ctx context.Context, w *world) error {
 	return w.unharmed(ctx, "package upgraded everywhere", func() error {
 		return w.sameEnvoys(ctx, func() error {
 			for _, h := range w.hosts {
-				if err := w.installPackage(ctx, h, w.deb); err != nil {
+				if err := w.installPackage(ctx, h); err != nil {
 					return err
 				}
 			}
@@ -279,17 +371,17 @@ find / -xdev \( -path /proc -o -path /sys -o -path /root -o -path /tmp -o -path 
 find /run /dev/shm -name '*wattle*' -o -name '*envoy*' | sort
 getent passwd; getent group; systemctl list-units --all --plain --no-legend 'wattle*'; nft list ruleset; ps -eo args= | grep -E 'wattle|envoy' | grep -v grep`
 	look := func() (string, error) { return h.run(ctx, "sh", "-c", everything+" || true") }
-	envoy, err := os.Readlink(".bin/envoy")
-	if err != nil {
-		return err
-	}
 	before, err := look()
 	if err != nil {
 		return err
 	}
-	err = errors.Join(h.install(envoy, "/usr/bin/envoy"), w.installPackage(ctx, h, w.deb), h.write("/etc/wattle/services.d/c.hcl", callerService, 0o644))
+	const service = "service \"other\" {\n  port = 9997\n  upstream \"echo\" {\n    port = 8080\n    bind = \"127.0.0.1:9081\"\n  }\n}\n"
+	err = w.bring(h)
 	if err == nil {
-		err = w.join(ctx, h)
+		err = errors.Join(w.installPackage(ctx, h), h.write("/etc/wattle/services.d/c.hcl", service, 0o644))
+	}
+	if err == nil {
+		err = w.join(ctx, h, "default/other")
 	}
 	if err == nil {
 		err = until(ctx, settle, "its Envoy runs", func() error { _, err := h.run(ctx, "systemctl", "is-active", envoyUnit); return err })

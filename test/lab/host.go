@@ -160,6 +160,16 @@ func (h *host) cut() {
 	h.boot, h.pid = nil, 0
 }
 
+// poweroff turns the host off in good order.
+func (h *host) poweroff(ctx context.Context) error {
+	if _, err := h.run(ctx, "systemctl", "poweroff"); err != nil {
+		return err
+	}
+	_ = h.boot.Wait()
+	h.boot, h.pid = nil, 0
+	return nil
+}
+
 // command is a command in the host.
 func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(h.pid), "-a", "--"}, args...)...)

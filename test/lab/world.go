@@ -29,11 +29,6 @@ type world struct {
 	deb, app               string // files
 }
 
-const policy = `mesh {
-  trust_domain = "lab.example"
-}
-`
-
 const appUnit = `[Unit]
 Description=The application of the standard load
 
@@ -45,42 +40,12 @@ ExecStart=/usr/bin/echo-app -name echo -host %H -http 127.0.0.1:8080 -http 127.0
 WantedBy=multi-user.target
 `
 
-const appService = `service "echo" {
-  unit  = "echo.service"
-  ports = {
-    http = { number = 8080, protocol = "http" }
-    grpc = { number = 8082, protocol = "grpc" }
-    tcp  = { number = 8081, protocol = "tcp" }
-  }
-  check "http" {
-    path = "/healthz"
-  }
-}
-`
-
-const callerService = `service "client" {
-  port = 9999
-  upstream "echo" {
-    port = 8080
-    bind = "127.0.0.1:9081"
-  }
-  upstream "echo" {
-    port = 8082
-    bind = "127.0.0.1:9083"
-  }
-  upstream "echo" {
-    port = 8081
-    bind = "127.0.0.1:9082"
-  }
-}
-`
-
 var targets = []load.Target{
 	{Kind: load.Get, Addr: "127.0.0.1:9081"}, {Kind: load.Post, Addr: "127.0.0.1:9081"}, {Kind: load.H2, Addr: "127.0.0.1:9083"},
 	{Kind: load.GRPC, Addr: "127.0.0.1:9083"}, {Kind: load.TCP, Addr: "127.0.0.1:9082"},
 }
 
-// build boots three hosts, installs the package, and forms the mesh.
+// build boots three hosts and does what docs/install.md says on them.
 func (w *world) build(ctx context.Context) (err error) {
 	for _, h := range []struct {
 		at   **host
@@ -92,83 +57,82 @@ func (w *world) build(ctx context.Context) (err error) {
 		if err := (*h.at).start(ctx); err != nil {
 			return err
 		}
-		if err := w.installPackage(ctx, *h.at, w.deb); err != nil {
+		if err := w.bring(*h.at); err != nil {
 			return err
 		}
 	}
-	if err := w.runServer(ctx); err != nil {
-		return err
-	}
-	envoy, err := filepath.EvalSymlinks(".bin/envoy")
-	if err != nil {
-		return err
-	}
-	for _, h := range []*host{w.callee, w.caller} {
-		if err := h.install(envoy, "/usr/bin/envoy"); err != nil {
-			return err
-		}
-	}
-	err = errors.Join(w.callee.install(w.app, "/usr/bin/echo-app"), w.callee.write("/etc/systemd/system/echo.service", appUnit, 0o644),
-		w.callee.write("/etc/wattle/services.d/echo.hcl", appService, 0o644), w.caller.write("/etc/wattle/services.d/client.hcl", callerService, 0o644))
+	err = errors.Join(w.callee.install(w.app, "/usr/bin/echo-app"), w.callee.write("/etc/systemd/system/echo.service", appUnit, 0o644))
 	if err != nil {
 		return err
 	}
 	if _, err := w.callee.run(ctx, "systemctl", "enable", "--now", "--quiet", "echo.service"); err != nil {
 		return err
 	}
-	began := time.Now()
-	for _, h := range []*host{w.callee, w.caller} {
-		if err := w.join(ctx, h); err != nil {
-			return err
-		}
-	}
-	if err := w.answered(ctx); err != nil {
+	took, err := w.follow(ctx, "docs/install.md")
+	if err != nil {
 		return err
 	}
-	w.rows.Require("two hosts join, to the first call over mTLS", time.Since(began).Seconds(), "s", 3)
+	w.rows.Require("two hosts join, to the first call over mTLS", took.Seconds(), "s", 3)
 	w.load, err = startTraffic(ctx, w.caller, targets)
 	return err
 }
 
-func (w *world) installPackage(ctx context.Context, h *host, deb string) error {
-	text, err := os.ReadFile(deb)
+// bring puts the package and an Envoy on a host.
+func (w *world) bring(h *host) error {
+	text, err := os.ReadFile(w.deb)
 	if err != nil {
 		return err
 	}
-	if err := h.write("/root/wattle.deb", string(text), 0o644); err != nil {
+	envoy, err := filepath.EvalSymlinks(".bin/envoy")
+	if err != nil {
 		return err
 	}
-	_, err = h.run(ctx, "dpkg", "--force-confold", "-i", "/root/wattle.deb")
-	return err
+	return errors.Join(h.write("/root/"+filepath.Base(w.deb), string(text), 0o644), h.install(envoy, "/usr/bin/envoy"))
 }
 
-func (w *world) runServer(ctx context.Context) error {
-	err := errors.Join(w.server.write("/etc/wattle/policy/mesh.hcl", policy, 0o644),
-		w.server.write("/etc/wattle/server.hcl", fmt.Sprintf("names = [%q]\n", w.server.addr), 0o644))
-	if err == nil {
-		_, err = w.server.run(ctx, "systemctl", "enable", "--now", "--quiet", "wattle.target", "wattle-server")
-	}
+// installPackage installs the package that is on a host.
+func (w *world) installPackage(ctx context.Context, h *host) error {
+	_, err := h.run(ctx, "dpkg", "-i", "/root/"+filepath.Base(w.deb))
 	return err
 }
 
 // join makes a host a member of the mesh.
-func (w *world) join(ctx context.Context, h *host) error {
-	token, err := w.server.run(ctx, "wattle", "token", "create", "-node", h.name, "-services", "default/*")
+func (w *world) join(ctx context.Context, h *host, services string) error {
+	if _, err := w.server.run(ctx, "sh", "-c", "wattle token create -node "+h.name+" -services "+services+" >/root/"+h.name+".token"); err != nil {
+		return err
+	}
+	if err := w.handOver(h); err != nil {
+		return err
+	}
+	_, err := h.run(ctx, "sh", "-c", "wattle agent join -server "+w.server.addr+":7501 -token-file /root/token && systemctl enable --now --quiet wattle.target wattle-agent")
+	return err
+}
+
+// handOver brings a host the token that the server made for it.
+func (w *world) handOver(h *host) error {
+	text, err := os.ReadFile(filepath.Join(w.server.path("root"), "root", h.name+".token"))
 	if err != nil {
 		return err
 	}
-	err = errors.Join(h.write("/etc/wattle/token", token, 0o600),
-		h.write("/etc/wattle/agent.hcl", fmt.Sprintf("server     = [\"%s:7501\"]\ntoken_file = \"/etc/wattle/token\"\ndrain_time = \"2s\"\n", w.server.addr), 0o600))
-	if err == nil {
-		_, err = h.run(ctx, "systemctl", "enable", "--now", "--quiet", "wattle.target", "wattle-agent")
-	}
-	return err
+	return h.write("/root/token", string(text), 0o600)
 }
 
 // answered waits until the caller reaches the application.
 func (w *world) answered(ctx context.Context) error {
 	return until(ctx, settle, "the caller is answered", func() error {
 		_, err := w.caller.run(ctx, "curl", "-sS", "--fail", "--max-time", "2", "http://127.0.0.1:9081/")
+		return err
+	})
+}
+
+// calm waits until no request of a second has failed: clients that were refused wait a moment before they connect again.
+func (w *world) calm(ctx context.Context) error {
+	return until(ctx, settle, "no request fails", func() error {
+		now := time.Now()
+		o, err := w.load.between(now, now.Add(time.Second))
+		if err == nil && (o.Failed > 0 || o.Sent == 0) {
+			err = fmt.Errorf("%d of %d requests failed", o.Failed, o.Sent)
+		}
 		return err
 	})
 }
