@@ -177,7 +177,7 @@ func (a *Adapter) install(ctx context.Context, conn *dbus.Conn) error {
 		return nil
 	}
 	for _, name := range missing {
-		if err := placeUnit(name); err != nil {
+		if err := placeUnit(runtimeUnits, name); err != nil {
 			return err
 		}
 	}

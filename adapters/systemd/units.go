@@ -15,8 +15,8 @@ const runtimeUnits = "/run/systemd/system"
 // packaged is the path of this program that the units name.
 const packaged = "/usr/bin/wattle"
 
-// placeUnit writes one of our units, for this program wherever it lies.
-func placeUnit(name string) error {
+// placeUnit writes one of our units into dir, for this program wherever it lies.
+func placeUnit(dir, name string) error {
 	text, err := systemd.Unit(name)
 	if err != nil {
 		return err
@@ -26,7 +26,7 @@ func placeUnit(name string) error {
 		return err
 	}
 	text = bytes.ReplaceAll(text, []byte("="+packaged+" "), []byte("="+self+" "))
-	path := filepath.Join(runtimeUnits, name)
+	path := filepath.Join(dir, name)
 	tmp := path + ".tmp"
 	return errors.Join(os.WriteFile(tmp, text, 0o644), os.Chmod(tmp, 0o644), os.Rename(tmp, path))
 }

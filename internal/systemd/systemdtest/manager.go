@@ -1,0 +1,131 @@
+package systemdtest
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/godbus/dbus/v5"
+	"github.com/godbus/dbus/v5/prop"
+)
+
+// Manager is the stand-in's manager: it knows units by their active state, and what was done to them.
+type Manager struct {
+	t    *testing.T
+	conn *dbus.Conn
+
+	mu    sync.Mutex
+	units map[string]*unit
+	jobs  uint32
+	done  []string // "start NAME", "stop NAME"
+	fail  map[string]string
+}
+
+type unit struct {
+	state string
+	props *prop.Properties
+}
+
+// NewManager runs a stand-in in which these unit files are installed.
+func NewManager(t *testing.T, installed ...string) *Manager {
+	t.Helper()
+	m := &Manager{t: t, conn: Connect(t), units: map[string]*unit{}, fail: map[string]string{}}
+	err := m.conn.ExportMethodTable(map[string]any{
+		"Subscribe": func() *dbus.Error { return nil },
+		"ListUnitFilesByPatterns": func(_, _ []string) ([]struct{ Path, Type string }, *dbus.Error) {
+			var out []struct{ Path, Type string }
+			for _, name := range installed {
+				out = append(out, struct{ Path, Type string }{"/usr/lib/systemd/system/" + name, "static"})
+			}
+			return out, nil
+		},
+		"ListUnitsByPatterns": m.list,
+		"StartUnit":           func(name, _ string) (dbus.ObjectPath, *dbus.Error) { return m.job("start", name, "active") },
+		"StopUnit":            func(name, _ string) (dbus.ObjectPath, *dbus.Error) { return m.job("stop", name, "inactive") },
+		"GetUnit":             func(name string) (dbus.ObjectPath, *dbus.Error) { return Path(name), nil },
+	}, "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+	if err != nil {
+		t.Fatal(err)
+	}
+	Own(t, m.conn)
+	return m
+}
+
+// status is what ListUnitsByPatterns says of a unit.
+type status struct {
+	Name, Description, LoadState, ActiveState, SubState, Followed string
+	Path                                                          dbus.ObjectPath
+	JobID                                                         uint32
+	JobType                                                       string
+	JobPath                                                       dbus.ObjectPath
+}
+
+func (m *Manager) list(_, patterns []string) ([]status, *dbus.Error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := []status{}
+	for name, u := range m.units {
+		if slices.ContainsFunc(patterns, func(p string) bool { ok, _ := path.Match(p, name); return ok }) {
+			out = append(out, status{Name: name, LoadState: "loaded", ActiveState: u.state, Path: Path(name), JobPath: "/"})
+		}
+	}
+	return out, nil
+}
+
+// job does what is asked and says so.
+func (m *Manager) job(what, name, state string) (dbus.ObjectPath, *dbus.Error) {
+	m.mu.Lock()
+	m.jobs++
+	id := m.jobs
+	m.done = append(m.done, what+" "+name)
+	result := "done"
+	if r := m.fail[name]; r != "" && what == "start" {
+		result, state = r, "failed"
+	}
+	m.mu.Unlock()
+	m.Set(name, state)
+	job := dbus.ObjectPath(fmt.Sprintf("/org/freedesktop/systemd1/job/%d", id))
+	go func() {
+		_ = m.conn.Emit("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager.JobRemoved", id, job, name, result)
+	}()
+	return job, nil
+}
+
+// Set changes the state of a unit, as if somebody else had.
+func (m *Manager) Set(name, state string) {
+	m.mu.Lock()
+	u := m.units[name]
+	if u == nil {
+		u = &unit{props: Export(m.t, m.conn, name, map[string]any{"Unit.ActiveState": "", "Unit.LoadState": "loaded", "Service.UID": uint32(0)})}
+		m.units[name] = u
+	}
+	u.state = state
+	m.mu.Unlock()
+	u.props.SetMust("org.freedesktop.systemd1.Unit", "ActiveState", state)
+}
+
+// Fail has the start of a unit end with this result; "": with success.
+func (m *Manager) Fail(name, result string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail[name] = result
+}
+
+// State returns the state of a unit; "": it was never started.
+func (m *Manager) State(name string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if u := m.units[name]; u != nil {
+		return u.state
+	}
+	return ""
+}
+
+// Done lists what was asked for so far.
+func (m *Manager) Done() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.done)
+}
