@@ -3,6 +3,7 @@ package systemd
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/coreos/go-systemd/v22/dbus"
 
 	"github.com/wattle-mesh/wattle/adapters"
+	"github.com/wattle-mesh/wattle/internal/systemd"
 )
 
 // The template of an Envoy's unit.
@@ -49,30 +51,27 @@ func (a *Adapter) follow(ctx context.Context) error {
 	if err := a.install(ctx, conn); err != nil {
 		return err
 	}
-	if err := conn.Subscribe(); err != nil {
-		return err
-	}
-	changes := make(chan *dbus.PropertiesUpdate, 64)
 	failed := make(chan error, 1)
-	conn.SetPropertiesSubscriber(changes, failed)
+	f.jobs.Go(func() {
+		failed <- systemd.Follow(ctx, a.poke, func(unit string) {
+			if strings.HasPrefix(unit, prefix) {
+				a.poke()
+			}
+		})
+	})
 	ticker := time.NewTicker(lookAgain)
 	defer ticker.Stop()
 	for {
 		if err := f.match(ctx); err != nil {
 			return err
 		}
-		for waiting := true; waiting; {
-			waiting = false
-			select {
-			case <-a.wake:
-			case <-ticker.C:
-			case u := <-changes:
-				waiting = u != nil && !strings.HasPrefix(u.UnitName, prefix)
-			case err := <-failed:
-				a.o.Log.Warn("systemd's signals", "error", err)
-			case <-ctx.Done():
-				return nil
-			}
+		select {
+		case <-a.wake:
+		case <-ticker.C:
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return nil
 		}
 	}
 }
@@ -85,6 +84,9 @@ func (f *follower) match(ctx context.Context) error {
 	if !known {
 		return nil
 	}
+	f.mu.Lock()
+	busy := maps.Clone(f.busy) // a job that ends from now on may have changed what is listed
+	f.mu.Unlock()
 	units, err := f.conn.ListUnitsByPatternsContext(ctx, nil, []string{unitName("*")})
 	if err != nil {
 		return err
@@ -100,6 +102,9 @@ func (f *follower) match(ctx context.Context) error {
 			f.o.Log.Warn("what a proxy starts from was changed by another hand, it is written again", "proxy", p.ID)
 		}
 		unit := unitName(p.Name)
+		if busy[unit] {
+			continue
+		}
 		switch state[unit] { // one that stops is started when it has stopped: systemd says so
 		case "", "inactive", "failed":
 			f.job(ctx, unit, "start", f.conn.StartUnitContext)
@@ -108,7 +113,7 @@ func (f *follower) match(ctx context.Context) error {
 	for _, u := range units {
 		name := strings.TrimSuffix(strings.TrimPrefix(u.Name, prefix), suffix)
 		wanted := slices.ContainsFunc(plan.Proxies, func(p adapters.Proxy) bool { return p.Name == name })
-		if !wanted && slices.Contains([]string{"active", "activating", "reloading"}, u.ActiveState) {
+		if !wanted && !busy[u.Name] && slices.Contains([]string{"active", "activating", "reloading"}, u.ActiveState) {
 			f.o.Log.Info("a proxy is not wanted any more, it drains and stops", "proxy", name)
 			f.job(ctx, u.Name, "stop", f.conn.StopUnitContext)
 		}
@@ -139,7 +144,7 @@ func (f *follower) job(ctx context.Context, unit, what string, do jobFunc) {
 		delete(f.busy, unit)
 		f.mu.Unlock()
 		if err == nil {
-			f.poke()
+			f.poke() // what changed meanwhile was not acted upon
 		}
 	})
 }
