@@ -23,4 +23,5 @@ type Proxy struct {
 	Name string // on the host, fit for a file's name: "host", "gw-public"
 	// Bootstrap is what the Envoy starts with, as JSON. One that runs already keeps the bootstrap that it began with.
 	Bootstrap []byte
+	LowPorts  bool // it listens on a port below 1024
 }

@@ -18,10 +18,24 @@ func plan(host *mesh.Proxy, all []*mesh.Proxy, trustDomain string) (*Resource, e
 	}
 	for _, px := range all {
 		if ids := identities(px); len(ids) > 0 {
-			m.Proxies = append(m.Proxies, &planpb.Proxy{Id: px.ID, Identities: ids})
+			m.Proxies = append(m.Proxies, &planpb.Proxy{Id: px.ID, Identities: ids, LowPorts: lowPorts(px)})
 		}
 	}
 	return encode(Key{Type: HostPlan, Name: host.Host, Variant: host.ID}, m, "")
+}
+
+// firstFree is the first port that every user may listen on.
+const firstFree = 1024
+
+// lowPorts reports whether a proxy listens on a port for which it needs the right.
+func lowPorts(px *mesh.Proxy) bool {
+	low := func(port uint16) bool { return port > 0 && port < firstFree }
+	if px.Gateway != nil && slices.ContainsFunc(px.Gateway.Servers, func(s *mesh.Server) bool { return low(s.Bind.Port()) }) {
+		return true
+	}
+	return slices.ContainsFunc(px.Workloads, func(w *mesh.Workload) bool {
+		return low(w.MeshPort) || slices.ContainsFunc(w.Scope.Upstreams, func(u *mesh.ScopeUpstream) bool { return low(u.Bind.Port()) })
+	})
 }
 
 // identities lists, sorted, those that a proxy speaks for.

@@ -92,7 +92,7 @@ func (p *proxies) run(ctx context.Context) error {
 		var again <-chan time.Time
 		if plan != nil {
 			p.forget(want)
-			if err := p.apply(ctx, host, want); err != nil {
+			if err := p.apply(ctx, plan, host, want); err != nil {
 				p.log.Error("cannot run the proxies", "error", err, "again_in", maxRetry)
 				again = time.After(maxRetry)
 			}
@@ -168,7 +168,11 @@ func (p *proxies) relay(ctx context.Context, host, name string) {
 }
 
 // apply has the adapter run the Envoys of the plan.
-func (p *proxies) apply(ctx context.Context, host string, names []string) error {
+func (p *proxies) apply(ctx context.Context, wanted *planpb.HostPlan, host string, names []string) error {
+	low := map[string]bool{}
+	for _, x := range wanted.GetProxies() {
+		low[x.GetId()] = x.GetLowPorts()
+	}
 	var plan adapters.Plan
 	for _, name := range names {
 		id := host + "/" + name
@@ -176,7 +180,7 @@ func (p *proxies) apply(ctx context.Context, host string, names []string) error 
 		if err != nil {
 			return err
 		}
-		plan.Proxies = append(plan.Proxies, adapters.Proxy{ID: id, Name: name, Bootstrap: text})
+		plan.Proxies = append(plan.Proxies, adapters.Proxy{ID: id, Name: name, Bootstrap: text, LowPorts: low[id]})
 	}
 	return p.adapter.Apply(ctx, plan)
 }

@@ -25,11 +25,13 @@ const (
 )
 
 type HostPlan struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	TrustDomain   string                 `protobuf:"bytes,2,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
-	Workloads     []*Workload            `protobuf:"bytes,3,rep,name=workloads,proto3" json:"workloads,omitempty"`
-	Proxies       []*Proxy               `protobuf:"bytes,4,rep,name=proxies,proto3" json:"proxies,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Host        string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	TrustDomain string                 `protobuf:"bytes,2,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	Workloads   []*Workload            `protobuf:"bytes,3,rep,name=workloads,proto3" json:"workloads,omitempty"`
+	Proxies     []*Proxy               `protobuf:"bytes,4,rep,name=proxies,proto3" json:"proxies,omitempty"`
+	// The host is in maintenance: every workload of it drains.
+	Draining      bool `protobuf:"varint,5,opt,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -92,6 +94,13 @@ func (x *HostPlan) GetProxies() []*Proxy {
 	return nil
 }
 
+func (x *HostPlan) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
 // Workload is a service instance on this host.
 type Workload struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -99,10 +108,18 @@ type Workload struct {
 	Service   string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
 	Instance  string                 `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
 	// The SPIFFE id whose certificate the agent must hold.
-	Identity      string   `protobuf:"bytes,4,opt,name=identity,proto3" json:"identity,omitempty"`
-	MeshPort      uint32   `protobuf:"varint,5,opt,name=mesh_port,json=meshPort,proto3" json:"mesh_port,omitempty"`
-	Ports         []*Port  `protobuf:"bytes,6,rep,name=ports,proto3" json:"ports,omitempty"`
-	Checks        []*Check `protobuf:"bytes,7,rep,name=checks,proto3" json:"checks,omitempty"`
+	Identity string   `protobuf:"bytes,4,opt,name=identity,proto3" json:"identity,omitempty"`
+	MeshPort uint32   `protobuf:"varint,5,opt,name=mesh_port,json=meshPort,proto3" json:"mesh_port,omitempty"`
+	Ports    []*Port  `protobuf:"bytes,6,rep,name=ports,proto3" json:"ports,omitempty"`
+	Checks   []*Check `protobuf:"bytes,7,rep,name=checks,proto3" json:"checks,omitempty"`
+	// The systemd unit that runs it; empty: none is known.
+	Unit string `protobuf:"bytes,8,opt,name=unit,proto3" json:"unit,omitempty"`
+	// Its explicit upstreams, for its environment.
+	Upstreams []*Upstream `protobuf:"bytes,9,rep,name=upstreams,proto3" json:"upstreams,omitempty"`
+	// How its calls reach its proxy otherwise; unset: by explicit upstreams only.
+	Capture *Capture `protobuf:"bytes,10,opt,name=capture,proto3" json:"capture,omitempty"`
+	// The name on the host of the proxy that serves it: "host", or a sidecar's.
+	Proxy         string `protobuf:"bytes,11,opt,name=proxy,proto3" json:"proxy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -186,6 +203,265 @@ func (x *Workload) GetChecks() []*Check {
 	return nil
 }
 
+func (x *Workload) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *Workload) GetUpstreams() []*Upstream {
+	if x != nil {
+		return x.Upstreams
+	}
+	return nil
+}
+
+func (x *Workload) GetCapture() *Capture {
+	if x != nil {
+		return x.Capture
+	}
+	return nil
+}
+
+func (x *Workload) GetProxy() string {
+	if x != nil {
+		return x.Proxy
+	}
+	return ""
+}
+
+// Upstream is a service that a workload calls at an address of its own.
+type Upstream struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service   string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Port      uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	// address:port, or unix:PATH.
+	Bind          string `protobuf:"bytes,4,opt,name=bind,proto3" json:"bind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Upstream) Reset() {
+	*x = Upstream{}
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Upstream) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Upstream) ProtoMessage() {}
+
+func (x *Upstream) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Upstream.ProtoReflect.Descriptor instead.
+func (*Upstream) Descriptor() ([]byte, []int) {
+	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Upstream) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Upstream) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Upstream) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Upstream) GetBind() string {
+	if x != nil {
+		return x.Bind
+	}
+	return ""
+}
+
+// Capture is how calls of a workload by name reach its proxy.
+type Capture struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "loopback": names lead to addresses of this host. "transparent": what it sends elsewhere is redirected, too.
+	Mode string `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`
+	// The addresses of 127.64.0.0/10 that are this workload's alone, in CIDR notation.
+	Slice string `protobuf:"bytes,2,opt,name=slice,proto3" json:"slice,omitempty"`
+	// What the workload may look up; sorted by name, without the mesh's domain and with its namespace: "reviews.default".
+	Names []*Name `protobuf:"bytes,3,rep,name=names,proto3" json:"names,omitempty"`
+	// The port, on 127.0.0.1 and ::1, of the listener that takes what is redirected; with "transparent".
+	RedirectPort uint32 `protobuf:"varint,4,opt,name=redirect_port,json=redirectPort,proto3" json:"redirect_port,omitempty"`
+	// Whose connections are redirected: a user's name or number; empty: those of the unit.
+	User string `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
+	// Where connections go as they are, in CIDR notation, and to which ports.
+	ExcludeAddresses []string `protobuf:"bytes,6,rep,name=exclude_addresses,json=excludeAddresses,proto3" json:"exclude_addresses,omitempty"`
+	ExcludePorts     []uint32 `protobuf:"varint,7,rep,packed,name=exclude_ports,json=excludePorts,proto3" json:"exclude_ports,omitempty"`
+	// The domain of the names: "mesh".
+	Domain        string `protobuf:"bytes,8,opt,name=domain,proto3" json:"domain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Capture) Reset() {
+	*x = Capture{}
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Capture) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Capture) ProtoMessage() {}
+
+func (x *Capture) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Capture.ProtoReflect.Descriptor instead.
+func (*Capture) Descriptor() ([]byte, []int) {
+	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Capture) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *Capture) GetSlice() string {
+	if x != nil {
+		return x.Slice
+	}
+	return ""
+}
+
+func (x *Capture) GetNames() []*Name {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *Capture) GetRedirectPort() uint32 {
+	if x != nil {
+		return x.RedirectPort
+	}
+	return 0
+}
+
+func (x *Capture) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Capture) GetExcludeAddresses() []string {
+	if x != nil {
+		return x.ExcludeAddresses
+	}
+	return nil
+}
+
+func (x *Capture) GetExcludePorts() []uint32 {
+	if x != nil {
+		return x.ExcludePorts
+	}
+	return nil
+}
+
+func (x *Capture) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+// Name is a name of a service, and where it leads.
+type Name struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Name) Reset() {
+	*x = Name{}
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Name) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Name) ProtoMessage() {}
+
+func (x *Name) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Name.ProtoReflect.Descriptor instead.
+func (*Name) Descriptor() ([]byte, []int) {
+	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Name) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Name) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 type Port struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Number   uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -198,7 +474,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[2]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -210,7 +486,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[2]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -223,7 +499,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{2}
+	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Port) GetNumber() uint32 {
@@ -263,7 +539,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[3]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -275,7 +551,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[3]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -288,7 +564,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{3}
+	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Check) GetType() string {
@@ -346,14 +622,18 @@ type Proxy struct {
 	// "h1/host" or "edge/gw-public".
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The SPIFFE ids whose certificates this Envoy may be given.
-	Identities    []string `protobuf:"bytes,2,rep,name=identities,proto3" json:"identities,omitempty"`
+	Identities []string `protobuf:"bytes,2,rep,name=identities,proto3" json:"identities,omitempty"`
+	// Whether it listens on a port below 1024, for which it needs the right.
+	LowPorts bool `protobuf:"varint,3,opt,name=low_ports,json=lowPorts,proto3" json:"low_ports,omitempty"`
+	// What systemd gives it; zero: what its unit says.
+	Resources     *Resources `protobuf:"bytes,4,opt,name=resources,proto3" json:"resources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[4]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -365,7 +645,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[4]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -378,7 +658,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{4}
+	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Proxy) GetId() string {
@@ -395,16 +675,100 @@ func (x *Proxy) GetIdentities() []string {
 	return nil
 }
 
+func (x *Proxy) GetLowPorts() bool {
+	if x != nil {
+		return x.LowPorts
+	}
+	return false
+}
+
+func (x *Proxy) GetResources() *Resources {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+// Resources bound what one proxy may use.
+type Resources struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MemoryHigh    uint64                 `protobuf:"varint,1,opt,name=memory_high,json=memoryHigh,proto3" json:"memory_high,omitempty"` // bytes
+	CpuWeight     uint64                 `protobuf:"varint,2,opt,name=cpu_weight,json=cpuWeight,proto3" json:"cpu_weight,omitempty"`    // 1 to 10000
+	TasksMax      uint64                 `protobuf:"varint,3,opt,name=tasks_max,json=tasksMax,proto3" json:"tasks_max,omitempty"`
+	LimitNofile   uint64                 `protobuf:"varint,4,opt,name=limit_nofile,json=limitNofile,proto3" json:"limit_nofile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resources) Reset() {
+	*x = Resources{}
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resources) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resources) ProtoMessage() {}
+
+func (x *Resources) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resources.ProtoReflect.Descriptor instead.
+func (*Resources) Descriptor() ([]byte, []int) {
+	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Resources) GetMemoryHigh() uint64 {
+	if x != nil {
+		return x.MemoryHigh
+	}
+	return 0
+}
+
+func (x *Resources) GetCpuWeight() uint64 {
+	if x != nil {
+		return x.CpuWeight
+	}
+	return 0
+}
+
+func (x *Resources) GetTasksMax() uint64 {
+	if x != nil {
+		return x.TasksMax
+	}
+	return 0
+}
+
+func (x *Resources) GetLimitNofile() uint64 {
+	if x != nil {
+		return x.LimitNofile
+	}
+	return 0
+}
+
 var File_internal_mesh_planpb_plan_proto protoreflect.FileDescriptor
 
 const file_internal_mesh_planpb_plan_proto_rawDesc = "" +
 	"\n" +
-	"\x1finternal/mesh/planpb/plan.proto\x12\twattle.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa0\x01\n" +
+	"\x1finternal/mesh/planpb/plan.proto\x12\twattle.v1\x1a\x1egoogle/protobuf/duration.proto\"\xbc\x01\n" +
 	"\bHostPlan\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12!\n" +
 	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x121\n" +
 	"\tworkloads\x18\x03 \x03(\v2\x13.wattle.v1.WorkloadR\tworkloads\x12*\n" +
-	"\aproxies\x18\x04 \x03(\v2\x10.wattle.v1.ProxyR\aproxies\"\xe8\x01\n" +
+	"\aproxies\x18\x04 \x03(\v2\x10.wattle.v1.ProxyR\aproxies\x12\x1a\n" +
+	"\bdraining\x18\x05 \x01(\bR\bdraining\"\xf3\x02\n" +
 	"\bWorkload\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
@@ -412,7 +776,29 @@ const file_internal_mesh_planpb_plan_proto_rawDesc = "" +
 	"\bidentity\x18\x04 \x01(\tR\bidentity\x12\x1b\n" +
 	"\tmesh_port\x18\x05 \x01(\rR\bmeshPort\x12%\n" +
 	"\x05ports\x18\x06 \x03(\v2\x0f.wattle.v1.PortR\x05ports\x12(\n" +
-	"\x06checks\x18\a \x03(\v2\x10.wattle.v1.CheckR\x06checks\"P\n" +
+	"\x06checks\x18\a \x03(\v2\x10.wattle.v1.CheckR\x06checks\x12\x12\n" +
+	"\x04unit\x18\b \x01(\tR\x04unit\x121\n" +
+	"\tupstreams\x18\t \x03(\v2\x13.wattle.v1.UpstreamR\tupstreams\x12,\n" +
+	"\acapture\x18\n" +
+	" \x01(\v2\x12.wattle.v1.CaptureR\acapture\x12\x14\n" +
+	"\x05proxy\x18\v \x01(\tR\x05proxy\"j\n" +
+	"\bUpstream\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x12\n" +
+	"\x04bind\x18\x04 \x01(\tR\x04bind\"\xfd\x01\n" +
+	"\aCapture\x12\x12\n" +
+	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x14\n" +
+	"\x05slice\x18\x02 \x01(\tR\x05slice\x12%\n" +
+	"\x05names\x18\x03 \x03(\v2\x0f.wattle.v1.NameR\x05names\x12#\n" +
+	"\rredirect_port\x18\x04 \x01(\rR\fredirectPort\x12\x12\n" +
+	"\x04user\x18\x05 \x01(\tR\x04user\x12+\n" +
+	"\x11exclude_addresses\x18\x06 \x03(\tR\x10excludeAddresses\x12#\n" +
+	"\rexclude_ports\x18\a \x03(\rR\fexcludePorts\x12\x16\n" +
+	"\x06domain\x18\b \x01(\tR\x06domain\"4\n" +
+	"\x04Name\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"P\n" +
 	"\x04Port\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x14\n" +
@@ -424,12 +810,21 @@ const file_internal_mesh_planpb_plan_proto_rawDesc = "" +
 	"\binterval\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\binterval\x123\n" +
 	"\atimeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12+\n" +
 	"\x11healthy_threshold\x18\x06 \x01(\rR\x10healthyThreshold\x12/\n" +
-	"\x13unhealthy_threshold\x18\a \x01(\rR\x12unhealthyThreshold\"7\n" +
+	"\x13unhealthy_threshold\x18\a \x01(\rR\x12unhealthyThreshold\"\x88\x01\n" +
 	"\x05Proxy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
 	"identities\x18\x02 \x03(\tR\n" +
-	"identitiesB4Z2github.com/wattle-mesh/wattle/internal/mesh/planpbb\x06proto3"
+	"identities\x12\x1b\n" +
+	"\tlow_ports\x18\x03 \x01(\bR\blowPorts\x122\n" +
+	"\tresources\x18\x04 \x01(\v2\x14.wattle.v1.ResourcesR\tresources\"\x8b\x01\n" +
+	"\tResources\x12\x1f\n" +
+	"\vmemory_high\x18\x01 \x01(\x04R\n" +
+	"memoryHigh\x12\x1d\n" +
+	"\n" +
+	"cpu_weight\x18\x02 \x01(\x04R\tcpuWeight\x12\x1b\n" +
+	"\ttasks_max\x18\x03 \x01(\x04R\btasksMax\x12!\n" +
+	"\flimit_nofile\x18\x04 \x01(\x04R\vlimitNofileB4Z2github.com/wattle-mesh/wattle/internal/mesh/planpbb\x06proto3"
 
 var (
 	file_internal_mesh_planpb_plan_proto_rawDescOnce sync.Once
@@ -443,27 +838,35 @@ func file_internal_mesh_planpb_plan_proto_rawDescGZIP() []byte {
 	return file_internal_mesh_planpb_plan_proto_rawDescData
 }
 
-var file_internal_mesh_planpb_plan_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_internal_mesh_planpb_plan_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_internal_mesh_planpb_plan_proto_goTypes = []any{
 	(*HostPlan)(nil),            // 0: wattle.v1.HostPlan
 	(*Workload)(nil),            // 1: wattle.v1.Workload
-	(*Port)(nil),                // 2: wattle.v1.Port
-	(*Check)(nil),               // 3: wattle.v1.Check
-	(*Proxy)(nil),               // 4: wattle.v1.Proxy
-	(*durationpb.Duration)(nil), // 5: google.protobuf.Duration
+	(*Upstream)(nil),            // 2: wattle.v1.Upstream
+	(*Capture)(nil),             // 3: wattle.v1.Capture
+	(*Name)(nil),                // 4: wattle.v1.Name
+	(*Port)(nil),                // 5: wattle.v1.Port
+	(*Check)(nil),               // 6: wattle.v1.Check
+	(*Proxy)(nil),               // 7: wattle.v1.Proxy
+	(*Resources)(nil),           // 8: wattle.v1.Resources
+	(*durationpb.Duration)(nil), // 9: google.protobuf.Duration
 }
 var file_internal_mesh_planpb_plan_proto_depIdxs = []int32{
-	1, // 0: wattle.v1.HostPlan.workloads:type_name -> wattle.v1.Workload
-	4, // 1: wattle.v1.HostPlan.proxies:type_name -> wattle.v1.Proxy
-	2, // 2: wattle.v1.Workload.ports:type_name -> wattle.v1.Port
-	3, // 3: wattle.v1.Workload.checks:type_name -> wattle.v1.Check
-	5, // 4: wattle.v1.Check.interval:type_name -> google.protobuf.Duration
-	5, // 5: wattle.v1.Check.timeout:type_name -> google.protobuf.Duration
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	1,  // 0: wattle.v1.HostPlan.workloads:type_name -> wattle.v1.Workload
+	7,  // 1: wattle.v1.HostPlan.proxies:type_name -> wattle.v1.Proxy
+	5,  // 2: wattle.v1.Workload.ports:type_name -> wattle.v1.Port
+	6,  // 3: wattle.v1.Workload.checks:type_name -> wattle.v1.Check
+	2,  // 4: wattle.v1.Workload.upstreams:type_name -> wattle.v1.Upstream
+	3,  // 5: wattle.v1.Workload.capture:type_name -> wattle.v1.Capture
+	4,  // 6: wattle.v1.Capture.names:type_name -> wattle.v1.Name
+	9,  // 7: wattle.v1.Check.interval:type_name -> google.protobuf.Duration
+	9,  // 8: wattle.v1.Check.timeout:type_name -> google.protobuf.Duration
+	8,  // 9: wattle.v1.Proxy.resources:type_name -> wattle.v1.Resources
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_internal_mesh_planpb_plan_proto_init() }
@@ -477,7 +880,7 @@ func file_internal_mesh_planpb_plan_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_mesh_planpb_plan_proto_rawDesc), len(file_internal_mesh_planpb_plan_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
