@@ -18,7 +18,7 @@ func plan(host *mesh.Proxy, all []*mesh.Proxy, trustDomain string) (*Resource, e
 	}
 	for _, px := range all {
 		if ids := identities(px); len(ids) > 0 {
-			m.Proxies = append(m.Proxies, &planpb.Proxy{Id: px.ID, Identities: ids, LowPorts: lowPorts(px)})
+			m.Proxies = append(m.Proxies, &planpb.Proxy{Id: px.ID, Identities: ids, LowPorts: lowPorts(px), OpenPorts: openPorts(px)})
 		}
 	}
 	return encode(Key{Type: HostPlan, Name: host.Host, Variant: host.ID}, m, "")
@@ -36,6 +36,19 @@ func lowPorts(px *mesh.Proxy) bool {
 	return slices.ContainsFunc(px.Workloads, func(w *mesh.Workload) bool {
 		return low(w.MeshPort) || slices.ContainsFunc(w.Scope.Upstreams, func(u *mesh.ScopeUpstream) bool { return low(u.Bind.Port()) })
 	})
+}
+
+// openPorts lists, sorted, the ports of a gateway.
+func openPorts(px *mesh.Proxy) []uint32 {
+	if px.Gateway == nil {
+		return nil
+	}
+	var out []uint32
+	for _, s := range px.Gateway.Servers {
+		out = append(out, uint32(s.Bind.Port()))
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // identities lists, sorted, those that a proxy speaks for.

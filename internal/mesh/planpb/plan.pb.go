@@ -306,7 +306,8 @@ type Capture struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "loopback": names lead to addresses of this host. "transparent": what it sends elsewhere is redirected, too.
 	Mode string `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`
-	// The addresses of 127.64.0.0/10 that are this workload's alone, in CIDR notation.
+	// The addresses of 127.64.0.0/10 that are this workload's alone, in CIDR notation. The first of them is the resolver's: no
+	// name leads there.
 	Slice string `protobuf:"bytes,2,opt,name=slice,proto3" json:"slice,omitempty"`
 	// What the workload may look up; sorted by name, without the mesh's domain and with its namespace: "reviews.default".
 	Names []*Name `protobuf:"bytes,3,rep,name=names,proto3" json:"names,omitempty"`
@@ -626,7 +627,9 @@ type Proxy struct {
 	// Whether it listens on a port below 1024, for which it needs the right.
 	LowPorts bool `protobuf:"varint,3,opt,name=low_ports,json=lowPorts,proto3" json:"low_ports,omitempty"`
 	// What systemd gives it; zero: what its unit says.
-	Resources     *Resources `protobuf:"bytes,4,opt,name=resources,proto3" json:"resources,omitempty"`
+	Resources *Resources `protobuf:"bytes,4,opt,name=resources,proto3" json:"resources,omitempty"`
+	// The ports, besides mesh ports, at which it takes connections from other hosts: those of a gateway. Sorted.
+	OpenPorts     []uint32 `protobuf:"varint,5,rep,packed,name=open_ports,json=openPorts,proto3" json:"open_ports,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -685,6 +688,13 @@ func (x *Proxy) GetLowPorts() bool {
 func (x *Proxy) GetResources() *Resources {
 	if x != nil {
 		return x.Resources
+	}
+	return nil
+}
+
+func (x *Proxy) GetOpenPorts() []uint32 {
+	if x != nil {
+		return x.OpenPorts
 	}
 	return nil
 }
@@ -810,14 +820,16 @@ const file_internal_mesh_planpb_plan_proto_rawDesc = "" +
 	"\binterval\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\binterval\x123\n" +
 	"\atimeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12+\n" +
 	"\x11healthy_threshold\x18\x06 \x01(\rR\x10healthyThreshold\x12/\n" +
-	"\x13unhealthy_threshold\x18\a \x01(\rR\x12unhealthyThreshold\"\x88\x01\n" +
+	"\x13unhealthy_threshold\x18\a \x01(\rR\x12unhealthyThreshold\"\xa7\x01\n" +
 	"\x05Proxy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
 	"identities\x18\x02 \x03(\tR\n" +
 	"identities\x12\x1b\n" +
 	"\tlow_ports\x18\x03 \x01(\bR\blowPorts\x122\n" +
-	"\tresources\x18\x04 \x01(\v2\x14.wattle.v1.ResourcesR\tresources\"\x8b\x01\n" +
+	"\tresources\x18\x04 \x01(\v2\x14.wattle.v1.ResourcesR\tresources\x12\x1d\n" +
+	"\n" +
+	"open_ports\x18\x05 \x03(\rR\topenPorts\"\x8b\x01\n" +
 	"\tResources\x12\x1f\n" +
 	"\vmemory_high\x18\x01 \x01(\x04R\n" +
 	"memoryHigh\x12\x1d\n" +
