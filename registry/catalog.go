@@ -38,6 +38,10 @@ func CheckKey(n Name, e *Endpoint) WorkloadKey {
 // CheckedKey is in a HealthMap if it has a CheckKey of the service.
 func CheckedKey(n Name) WorkloadKey { return WorkloadKey{Service: n} }
 
+// HostKey is where a HealthMap has the operator's word on a host: Draining, if it is in maintenance. Each of its workloads
+// has a word of its own besides.
+func HostKey(host string) WorkloadKey { return WorkloadKey{Host: host} }
+
 // Unreported is the reason why a workload of which no agent has spoken is unhealthy.
 const Unreported = "its agent has not reported it yet"
 
@@ -59,6 +63,9 @@ type Catalog struct {
 	// to Merge, whose Gen was PrevGen. The first catalog of a line has PrevGen 0 and lists all.
 	Changed      []Name
 	Gen, PrevGen uint64
+	// Drained lists, sorted, the hosts that are in maintenance. A catalog that was merged from another one shares the list
+	// if it is the same.
+	Drained []string
 
 	conflicts *iradix.Tree[[]Diagnostic] // by Name.String(), only services on which the sets disagree
 	hosts     *iradix.Tree[[]claim]      // by name, where each host is

@@ -30,12 +30,16 @@ func Merge(prev *Catalog, sets []Set, health HealthMap) *Catalog {
 		Gen:     prev.Gen + 1,
 		PrevGen: prev.Gen,
 		inputs:  inputs{sets, health},
+		Drained: prev.Drained,
 	}
 	services, conflicts := prev.Services.Txn(), prev.conflicts.Txn()
 	places := hosts{prev.hosts.Txn()}
-	names := stale(prev.inputs, next.inputs)
-	if moved := places.move(names, prev.inputs.sets, sets); len(moved) > 0 {
-		names = append(names, moved...)
+	names, moved := stale(prev.inputs, next.inputs)
+	if moved {
+		next.Drained = drained(health)
+	}
+	if more := places.move(names, prev.inputs.sets, sets); len(more) > 0 {
+		names = append(names, more...)
 		slices.SortFunc(names, Name.Compare)
 		names = slices.Compact(names)
 	}
@@ -66,9 +70,9 @@ func Merge(prev *Catalog, sets []Set, health HealthMap) *Catalog {
 	return next
 }
 
-// stale lists, sorted and without repeats, the services that may come out otherwise with now than with old.
-func stale(old, now inputs) []Name {
-	var names []Name
+// stale lists, sorted and without repeats, the services that may come out otherwise with now than with old, and reports
+// whether the operator's word on a host is another one.
+func stale(old, now inputs) (names []Name, hosts bool) {
 	add := func(n Name) { names = append(names, n) }
 	agents := (old.health == nil) == (now.health == nil) // what their silence means is the same
 	if agents && slices.EqualFunc(old.sets, now.sets, func(a, b Set) bool { return a.Name == b.Name && a.Standing == b.Standing }) {
@@ -80,9 +84,27 @@ func stale(old, now inputs) []Name {
 			diffServices(nil, set.Services, add)
 		}
 	}
-	diffHealth(old.health, now.health, add)
+	diffHealth(old.health, now.health, func(n Name) {
+		if n == (Name{}) {
+			hosts = true
+		} else {
+			add(n)
+		}
+	})
 	slices.SortFunc(names, Name.Compare)
-	return slices.Compact(names)
+	return slices.Compact(names), hosts
+}
+
+// drained lists the hosts that are in maintenance, sorted.
+func drained(health HealthMap) []string {
+	var out []string
+	for k, word := range health {
+		if k == HostKey(k.Host) && word.Health == Draining {
+			out = append(out, k.Host)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // diffServices calls add for every service that differs by pointer between two sorted slices.
@@ -114,7 +136,7 @@ func diffServices(old, now []*Service, add func(Name)) {
 	}
 }
 
-// diffHealth calls add for the service of every workload whose health differs.
+// diffHealth calls add for the service of every workload whose health differs, and with no name for a host.
 func diffHealth(old, now HealthMap, add func(Name)) {
 	// The same map, which nobody changes once it is published, says the same.
 	if reflect.ValueOf(old).UnsafePointer() == reflect.ValueOf(now).UnsafePointer() {

@@ -109,6 +109,7 @@ type Workload struct {
 	Ports     []WorkloadPort `json:"ports"`              // sorted by number
 	Upstreams []Upstream     `json:"upstreams,omitempty"`
 	Checks    []Check        `json:"checks,omitempty"`
+	Unit      string         `json:"unit,omitempty"` // of systemd, that runs it
 	Origin    string         `json:"origin,omitempty"`
 }
 

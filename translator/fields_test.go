@@ -19,7 +19,7 @@ var unwritten = map[string]string{
 	"gateways": "also gateway blocks", "hosts": "also host blocks", "services": "service blocks", "servers": "server blocks",
 	"subsets": "subset blocks", "upstreams": "upstream blocks", "checks": "check blocks", "endpoints": "endpoint blocks",
 	"domains": "hosts with a dot", "socket": "bind = unix:", "command": "for wattle dev", "env": "for wattle dev",
-	"unit": "for the agent", "ttl": "for the agent", "deregister_after": "for the agent",
+	"ttl": "for the agent", "deregister_after": "for the agent",
 }
 
 // TestEveryFieldOfThePolicyHasAGoldenCase fails when a field is added that no golden file's policy sets.

@@ -209,3 +209,44 @@ func matches(t testing.TB, patterns, s string) bool {
 	}
 	return false
 }
+
+// Maintenance of a host changes its plan, and of resources nothing else.
+func TestAPlanSaysThatItsHostIsInMaintenance(t *testing.T) {
+	dir := t.TempDir()
+	text := "host \"h1\" {\n  address = \"10.0.0.1\"\n  service \"web\" { port = 80 }\n}\n"
+	if err := os.WriteFile(filepath.Join(dir, "a.hcl"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	policy, diags := configs.Load(dir)
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	sets := []registry.Set{{Name: "policy", Services: static.Services(policy)}}
+	key := registry.WorkloadKey{Host: "h1", Service: registry.Name{Namespace: "default", Name: "web"}}
+	c1 := registry.Merge(nil, sets, registry.HealthMap{key: {Health: registry.Healthy}})
+	v1, _ := mesh.Resolve(nil, c1, policy)
+	out1 := translate(t, v1)
+	for _, draining := range []bool{true, false} {
+		health := registry.HealthMap{key: {Health: registry.Healthy}}
+		if draining {
+			health[registry.HostKey("h1")] = registry.HealthWord{Health: registry.Draining}
+		}
+		c1 = registry.Merge(c1, sets, health)
+		v1, _ = mesh.Resolve(v1, c1, policy)
+		out2, err := translator.Translate(out1, v1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(out2.Changes.Resources) != 1 || out2.Changes.Resources[0].Type != translator.HostPlan {
+			t.Fatalf("%+v", out2.Changes)
+		}
+		text, err := translator.Dump(out2.Changes.Resources)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := bytes.Contains(text, []byte(`"draining"`)); got != draining {
+			t.Errorf("in maintenance: %t, the plan: %s", draining, text)
+		}
+		out1 = out2
+	}
+}

@@ -12,7 +12,7 @@ import (
 // plan translates what a host must run and hold: the workloads of its host proxy, and those of all its proxies that
 // have something to do.
 func plan(host *mesh.Proxy, all []*mesh.Proxy, trustDomain string) (*Resource, error) {
-	m := &planpb.HostPlan{Host: host.Host, TrustDomain: trustDomain}
+	m := &planpb.HostPlan{Host: host.Host, TrustDomain: trustDomain, Draining: host.Draining}
 	for _, w := range host.Workloads {
 		m.Workloads = append(m.Workloads, planWorkload(w))
 	}
@@ -67,10 +67,15 @@ func identities(px *mesh.Proxy) []string {
 func planWorkload(w *mesh.Workload) *planpb.Workload {
 	m := &planpb.Workload{
 		Namespace: w.Service.Namespace, Service: w.Service.Name, Instance: w.Instance,
-		Identity: w.Identity, MeshPort: uint32(w.MeshPort),
+		Identity: w.Identity, MeshPort: uint32(w.MeshPort), Unit: w.Unit,
 	}
 	for _, p := range w.Ports {
 		m.Ports = append(m.Ports, &planpb.Port{Number: uint32(p.Number), Protocol: string(p.Protocol), Local: p.Local.String()})
+	}
+	if w.Scope != nil {
+		for _, u := range w.Scope.Upstreams {
+			m.Upstreams = append(m.Upstreams, planUpstream(u))
+		}
 	}
 	for _, c := range w.Checks {
 		m.Checks = append(m.Checks, &planpb.Check{
@@ -78,6 +83,14 @@ func planWorkload(w *mesh.Workload) *planpb.Workload {
 			Interval: durationpb.New(c.Interval), Timeout: durationpb.New(c.Timeout),
 			HealthyThreshold: c.Healthy, UnhealthyThreshold: c.Unhealthy,
 		})
+	}
+	return m
+}
+
+func planUpstream(u *mesh.ScopeUpstream) *planpb.Upstream {
+	m := &planpb.Upstream{Namespace: u.Service.Namespace, Service: u.Service.Name, Port: uint32(u.Port), Bind: u.Bind.String()}
+	if u.Socket != "" {
+		m.Bind = "unix:" + u.Socket
 	}
 	return m
 }

@@ -45,6 +45,7 @@ func (r *resolver) catalogChanges() {
 		changed(n, was.Service(n), now.Service(n))
 	}
 	diff(r.was.policy.ServiceDefaults, r.pol.ServiceDefaults, compareDefaults, defaultsChanged)
+	r.drainChanges(was.Drained, now.Drained)
 	switch {
 	case was == now:
 	case now.PrevGen != 0 && now.PrevGen == was.Gen:
@@ -65,6 +66,20 @@ func (r *resolver) catalogChanges() {
 	}
 	r.outside.flush()
 	r.lent.flush()
+}
+
+// drainChanges has the hosts looked at that are in maintenance now and were not, or the other way round.
+func (r *resolver) drainChanges(was, now []string) {
+	for _, h := range was {
+		if _, still := slices.BinarySearch(now, h); !still {
+			r.hosts[h] = true
+		}
+	}
+	for _, h := range now {
+		if _, already := slices.BinarySearch(was, h); !already {
+			r.hosts[h] = true
+		}
+	}
 }
 
 func (r *resolver) serviceChanged(n registry.Name, was, now *registry.Service) {

@@ -95,6 +95,7 @@ type (
 		Workloads []workloadJSON `json:"workloads,omitempty"`
 		Scopes    []string       `json:"scopes,omitempty"`
 		Gateway   *gatewayJSON   `json:"gateway,omitempty"`
+		Draining  bool           `json:"draining,omitempty"`
 	}
 	workloadJSON struct {
 		Service  string                  `json:"service"`
@@ -232,6 +233,7 @@ func (p *Proxy) json() proxyJSON {
 	return proxyJSON{
 		ID: p.ID, Host: p.Host, Kind: p.Kind, Address: p.Address, Workloads: convert(p.Workloads, (*Workload).json),
 		Scopes: convert(p.Scopes, func(s *Scope) string { return s.Key }), Gateway: p.Gateway.json(),
+		Draining: p.Draining,
 	}
 }
 

@@ -36,7 +36,7 @@ func (r *resolver) setProxy(id string, now *Proxy) {
 }
 
 func sameProxy(a, b *Proxy) bool {
-	return a.ID == b.ID && a.Host == b.Host && a.Kind == b.Kind && a.Address == b.Address && a.Gateway == b.Gateway &&
+	return a.ID == b.ID && a.Host == b.Host && a.Kind == b.Kind && a.Address == b.Address && a.Gateway == b.Gateway && a.Draining == b.Draining &&
 		slices.Equal(a.Workloads, b.Workloads) && slices.Equal(a.Scopes, b.Scopes)
 }
 
@@ -54,6 +54,7 @@ func (r *resolver) hostProxy(host string) {
 		return
 	}
 	p := &Proxy{ID: id, Host: host, Kind: HostProxy}
+	_, p.Draining = slices.BinarySearch(r.cat.Drained, host)
 	for _, key := range keys {
 		w := r.workloads.get(key)
 		if !p.Address.IsValid() {

@@ -182,6 +182,7 @@ type Proxy struct {
 	Workloads []*Workload // host proxy; sorted by key
 	Scopes    []*Scope    // those of its workloads; sorted by key, without repeats
 	Gateway   *Gateway    // gateway proxy
+	Draining  bool        // host proxy: the host is in maintenance
 }
 
 // Workload is a registered workload with what the mesh allotted to it.

@@ -75,7 +75,7 @@ func (r *resolver) own(key string) *Workload {
 }
 
 func sameWorkload(a, b *registry.Workload) bool {
-	return a.Host == b.Host && a.Service == b.Service && a.Instance == b.Instance && a.Origin == b.Origin &&
+	return a.Host == b.Host && a.Service == b.Service && a.Instance == b.Instance && a.Unit == b.Unit && a.Origin == b.Origin &&
 		slices.Equal(a.Ports, b.Ports) && slices.Equal(a.Upstreams, b.Upstreams) && slices.Equal(a.Checks, b.Checks)
 }
 

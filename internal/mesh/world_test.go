@@ -119,6 +119,11 @@ func (w *world) change(t *rapid.T) string {
 		})
 		return "host " + h
 	case 9:
+		if rapid.IntRange(0, 3).Draw(t, "of a host") == 0 {
+			h := rapid.SampledFrom(someHosts).Draw(t, "host")
+			w.speak(registry.HostKey(h), registry.HealthWord{Health: rapid.SampledFrom([]registry.Health{"", registry.Draining}).Draw(t, "operator's word")})
+			return "maintenance of " + h
+		}
 		if all := w.workloads(); len(all) > 0 {
 			k := rapid.SampledFrom(all).Draw(t, "workload")
 			w.speak(k, registry.HealthWord{Health: rapid.SampledFrom([]registry.Health{registry.Healthy, registry.Unhealthy}).Draw(t, "agent's word")})

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"time"
@@ -11,7 +12,8 @@ import (
 )
 
 // pacer lets the endpoints of a service change once in a gap: the first change at once, what follows it together when the
-// gap has passed. What other services do makes no difference. It holds back by giving the merge what the registries and
+// gap has passed. What other services do makes no difference. An endpoint that begins to drain does so at once: somebody waits
+// for its callers to leave. It holds back by giving the merge what the registries and
 // the agents said of such a service before. It belongs to the loop's goroutine; time comes in with each call.
 type pacer struct {
 	gap    time.Duration               // zero: nothing is held back
@@ -59,7 +61,7 @@ func (p *pacer) paceSet(old, now []*registry.Service) []*registry.Service {
 	pick := func(was, is *registry.Service) {
 		use := is
 		if was != is && p.later(nameOf(was, is)) {
-			use, held = was, true
+			use, held = draining(was, is), true
 		}
 		if use != nil {
 			out = append(out, use)
@@ -85,6 +87,42 @@ func (p *pacer) paceSet(old, now []*registry.Service) []*registry.Service {
 	return out
 }
 
+// draining returns was with those endpoints drained that only drain in is: was itself if there is none.
+func draining(was, is *registry.Service) *registry.Service {
+	if was == nil || is == nil {
+		return was
+	}
+	type id struct {
+		address netip.Addr
+		port    uint16
+		serves  uint16
+	}
+	idOf := func(e *registry.Endpoint) id { return id{e.Address, e.Port, e.ServicePort} }
+	drains := map[id]*registry.Endpoint{}
+	for _, e := range is.Endpoints {
+		if e.Health == registry.Draining {
+			drains[idOf(e)] = e
+		}
+	}
+	if len(drains) == 0 {
+		return was
+	}
+	out := *was
+	out.Endpoints = slices.Clone(was.Endpoints)
+	changed := false
+	for i, e := range out.Endpoints {
+		if now := drains[idOf(e)]; now != nil && e.Health != registry.Draining {
+			c := *e
+			c.Health, c.Reason = now.Health, now.Reason
+			out.Endpoints[i], changed = &c, true
+		}
+	}
+	if !changed {
+		return was
+	}
+	return &out
+}
+
 func nameOf(a, b *registry.Service) registry.Name {
 	if a != nil {
 		return a.Name
@@ -107,7 +145,7 @@ func (p *pacer) paceHealth(old, now registry.HealthMap) registry.HealthMap {
 	for k, word := range now {
 		was, known := old[k]
 		switch {
-		case known && was == word || !p.later(k.Service):
+		case known && was == word || word.Health == registry.Draining && was.Health != registry.Draining || !p.later(k.Service):
 		case known:
 			change()[k] = was
 		default:

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -200,4 +202,69 @@ func BenchmarkFlapping(b *testing.B) {
 		r.pacer.pushed = nil // the second is over
 	}
 	b.ReportMetric(b.Elapsed().Seconds()/float64(b.N)*100, "%core")
+}
+
+func TestADrainPassesAtOnceWithinTheSecond(t *testing.T) {
+	p := newPaced()
+	with := func(drains ...int) *registry.Service {
+		s := flapping("web", 4, -1)
+		for i := range s.Endpoints {
+			if slices.Contains(drains, i) {
+				s.Endpoints[i].Health, s.Endpoints[i].Reason = registry.Draining, "maintenance"
+			}
+		}
+		return s
+	}
+	health := func() string {
+		var out strings.Builder
+		for _, e := range p.Catalog.Service(registry.Name{Namespace: "default", Name: "web"}).Endpoints {
+			out.WriteString(map[registry.Health]string{"": "h", registry.Healthy: "h", registry.Unhealthy: "u", registry.Draining: "d"}[e.Health])
+		}
+		return out.String()
+	}
+	p.round(0, nil, with())
+	p.round(time.Millisecond, nil, with(0))
+	two := with(0, 1)
+	two.Endpoints[2].Health, two.Endpoints[3].Weight = registry.Unhealthy, 5
+	p.round(time.Millisecond, nil, two)
+	if got := health(); got != "ddhh" {
+		t.Errorf("what drains beside what may not change yet: %s", got)
+	}
+	set := p.sets[0].Services[0]
+	p.round(time.Millisecond, nil, two)
+	if p.sets[0].Services[0] != set {
+		t.Error("a service that is held back as before has another pointer")
+	}
+	p.round(time.Millisecond, nil, with(1))
+	if got := health(); got != "ddhh" || p.due.IsZero() {
+		t.Errorf("one that drains no more came back within the second: %s", got)
+	}
+	p.round(time.Second, nil, with(1))
+	if got := health(); got != "hdhh" {
+		t.Error(got)
+	}
+}
+
+func TestAnAgentsDrainPassesAtOnceWithinTheSecond(t *testing.T) {
+	p := newPaced()
+	key := func(host string) registry.WorkloadKey {
+		return registry.WorkloadKey{Host: host, Service: registry.Name{Namespace: "default", Name: "web"}}
+	}
+	s := flapping("web", 2, -1)
+	for i, e := range s.Endpoints {
+		e.Workload = &registry.Workload{Host: registry.Host{Name: []string{"h1", "h2"}[i], Address: e.Address}, Service: s.Name, Ports: []registry.WorkloadPort{{Port: s.Ports[0]}}}
+	}
+	health := func(h1, h2 registry.Health) registry.HealthMap {
+		return registry.HealthMap{key("h1"): {Health: h1}, key("h2"): {Health: h2}}
+	}
+	p.round(0, health(registry.Healthy, registry.Healthy), s)
+	p.round(time.Millisecond, health(registry.Unhealthy, registry.Healthy), s)
+	p.round(time.Millisecond, health(registry.Healthy, registry.Draining), s)
+	var got []registry.Health
+	for _, e := range p.Catalog.Service(s.Name).Endpoints {
+		got = append(got, e.Health)
+	}
+	if !slices.Equal(got, []registry.Health{registry.Unhealthy, registry.Draining}) {
+		t.Errorf("%q: the first waits for its second, the other one drains at once", got)
+	}
 }

@@ -60,6 +60,7 @@ func (s source) build() []*registry.Endpoint {
 		Host:     s.host,
 		Service:  nameOf(s.Service),
 		Instance: s.Instance,
+		Unit:     s.Unit,
 		Origin:   s.Origin,
 	}
 	endpoints, meta := make([]*registry.Endpoint, 0, len(s.Ports)), registry.LabelsOf(s.Meta)

@@ -377,12 +377,17 @@ func (x *Registration) GetOrigin() string {
 }
 
 type HealthReport struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
-	Instance      string                 `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
-	Healthy       bool                   `protobuf:"varint,4,opt,name=healthy,proto3" json:"healthy,omitempty"`
-	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service   string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Instance  string                 `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
+	Healthy   bool                   `protobuf:"varint,4,opt,name=healthy,proto3" json:"healthy,omitempty"`
+	Reason    string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Not zero: it takes no new requests, though it is healthy, and why is in the reason. Grows with each time that it
+	// begins to drain, so that what the server says of one drain is not taken for another's.
+	Drain uint64 `protobuf:"varint,6,opt,name=drain,proto3" json:"drain,omitempty"`
+	// It drains, and nothing is under way to it any more.
+	Idle          bool `protobuf:"varint,7,opt,name=idle,proto3" json:"idle,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -452,10 +457,27 @@ func (x *HealthReport) GetReason() string {
 	return ""
 }
 
+func (x *HealthReport) GetDrain() uint64 {
+	if x != nil {
+		return x.Drain
+	}
+	return 0
+}
+
+func (x *HealthReport) GetIdle() bool {
+	if x != nil {
+		return x.Idle
+	}
+	return false
+}
+
 type ReportResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Refused       []*Refusal             `protobuf:"bytes,1,rep,name=refused,proto3" json:"refused,omitempty"`
-	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // of the last report
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Refused  []*Refusal             `protobuf:"bytes,1,rep,name=refused,proto3" json:"refused,omitempty"`
+	Revision uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // of the last report
+	// The workloads that drain and that callers have left: every proxy that is connected and may call one has acknowledged
+	// that it drains.
+	Left          []*Left `protobuf:"bytes,3,rep,name=left,proto3" json:"left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -504,6 +526,81 @@ func (x *ReportResponse) GetRevision() uint64 {
 	return 0
 }
 
+func (x *ReportResponse) GetLeft() []*Left {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+type Left struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Instance      string                 `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
+	Drain         uint64                 `protobuf:"varint,4,opt,name=drain,proto3" json:"drain,omitempty"` // as reported
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Left) Reset() {
+	*x = Left{}
+	mi := &file_internal_api_apipb_agent_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Left) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Left) ProtoMessage() {}
+
+func (x *Left) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_apipb_agent_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Left.ProtoReflect.Descriptor instead.
+func (*Left) Descriptor() ([]byte, []int) {
+	return file_internal_api_apipb_agent_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Left) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Left) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Left) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *Left) GetDrain() uint64 {
+	if x != nil {
+		return x.Drain
+	}
+	return 0
+}
+
 type Refusal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -517,7 +614,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_internal_api_apipb_agent_proto_msgTypes[7]
+	mi := &file_internal_api_apipb_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -529,7 +626,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_apipb_agent_proto_msgTypes[7]
+	mi := &file_internal_api_apipb_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -542,7 +639,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_internal_api_apipb_agent_proto_rawDescGZIP(), []int{7}
+	return file_internal_api_apipb_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Refusal) GetNamespace() string {
@@ -609,16 +706,24 @@ const file_internal_api_apipb_agent_proto_rawDesc = "" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\tR\binstance\x12\x12\n" +
 	"\x04body\x18\x04 \x01(\fR\x04body\x12\x16\n" +
-	"\x06origin\x18\x05 \x01(\tR\x06origin\"\x94\x01\n" +
+	"\x06origin\x18\x05 \x01(\tR\x06origin\"\xbe\x01\n" +
 	"\fHealthReport\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\tR\binstance\x12\x18\n" +
 	"\ahealthy\x18\x04 \x01(\bR\ahealthy\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"Z\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05drain\x18\x06 \x01(\x04R\x05drain\x12\x12\n" +
+	"\x04idle\x18\a \x01(\bR\x04idle\"\x7f\n" +
 	"\x0eReportResponse\x12,\n" +
 	"\arefused\x18\x01 \x03(\v2\x12.wattle.v1.RefusalR\arefused\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x04R\brevision\"\x8d\x01\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12#\n" +
+	"\x04left\x18\x03 \x03(\v2\x0f.wattle.v1.LeftR\x04left\"p\n" +
+	"\x04Left\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
+	"\binstance\x18\x03 \x01(\tR\binstance\x12\x14\n" +
+	"\x05drain\x18\x04 \x01(\x04R\x05drain\"\x8d\x01\n" +
 	"\aRefusal\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
@@ -642,7 +747,7 @@ func file_internal_api_apipb_agent_proto_rawDescGZIP() []byte {
 	return file_internal_api_apipb_agent_proto_rawDescData
 }
 
-var file_internal_api_apipb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_internal_api_apipb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_internal_api_apipb_agent_proto_goTypes = []any{
 	(*JoinRequest)(nil),           // 0: wattle.v1.JoinRequest
 	(*SignRequest)(nil),           // 1: wattle.v1.SignRequest
@@ -651,25 +756,27 @@ var file_internal_api_apipb_agent_proto_goTypes = []any{
 	(*Registration)(nil),          // 4: wattle.v1.Registration
 	(*HealthReport)(nil),          // 5: wattle.v1.HealthReport
 	(*ReportResponse)(nil),        // 6: wattle.v1.ReportResponse
-	(*Refusal)(nil),               // 7: wattle.v1.Refusal
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*Left)(nil),                  // 7: wattle.v1.Left
+	(*Refusal)(nil),               // 8: wattle.v1.Refusal
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_internal_api_apipb_agent_proto_depIdxs = []int32{
-	8, // 0: wattle.v1.SignResponse.not_after:type_name -> google.protobuf.Timestamp
+	9, // 0: wattle.v1.SignResponse.not_after:type_name -> google.protobuf.Timestamp
 	4, // 1: wattle.v1.ReportRequest.registrations:type_name -> wattle.v1.Registration
 	5, // 2: wattle.v1.ReportRequest.health:type_name -> wattle.v1.HealthReport
-	7, // 3: wattle.v1.ReportResponse.refused:type_name -> wattle.v1.Refusal
-	0, // 4: wattle.v1.Node.Join:input_type -> wattle.v1.JoinRequest
-	1, // 5: wattle.v1.Node.Sign:input_type -> wattle.v1.SignRequest
-	3, // 6: wattle.v1.Node.Report:input_type -> wattle.v1.ReportRequest
-	2, // 7: wattle.v1.Node.Join:output_type -> wattle.v1.SignResponse
-	2, // 8: wattle.v1.Node.Sign:output_type -> wattle.v1.SignResponse
-	6, // 9: wattle.v1.Node.Report:output_type -> wattle.v1.ReportResponse
-	7, // [7:10] is the sub-list for method output_type
-	4, // [4:7] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	8, // 3: wattle.v1.ReportResponse.refused:type_name -> wattle.v1.Refusal
+	7, // 4: wattle.v1.ReportResponse.left:type_name -> wattle.v1.Left
+	0, // 5: wattle.v1.Node.Join:input_type -> wattle.v1.JoinRequest
+	1, // 6: wattle.v1.Node.Sign:input_type -> wattle.v1.SignRequest
+	3, // 7: wattle.v1.Node.Report:input_type -> wattle.v1.ReportRequest
+	2, // 8: wattle.v1.Node.Join:output_type -> wattle.v1.SignResponse
+	2, // 9: wattle.v1.Node.Sign:output_type -> wattle.v1.SignResponse
+	6, // 10: wattle.v1.Node.Report:output_type -> wattle.v1.ReportResponse
+	8, // [8:11] is the sub-list for method output_type
+	5, // [5:8] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_internal_api_apipb_agent_proto_init() }
@@ -683,7 +790,7 @@ func file_internal_api_apipb_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_api_apipb_agent_proto_rawDesc), len(file_internal_api_apipb_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
