@@ -40,6 +40,8 @@ var ours = map[string][]string{
 	"internal/systemd":             {},
 	"internal/systemd/systemdtest": {},
 	"internal/admin":               {},
+	"internal/capture":             {},
+	"internal/dns":                 {},
 	"internal/lkg":                 {},
 	"internal/launch":              {"internal/admin", "internal/systemd"},
 	"adapters":                     {"internal/mesh/planpb"},
@@ -129,6 +131,7 @@ var never = []rule{
 	{why: "a vendor's SDK stays in its folder", who: []string{"..."}, but: []string{"registry/etcd", "internal/store", "test/..."}, what: []string{"go.etcd.io/etcd/..."}},
 	{why: "a vendor's SDK stays in its folder", who: []string{"..."}, but: []string{"registry/dns", "internal/dns", "examples/registries/dns"}, what: []string{"github.com/miekg/dns/..."}},
 	{why: "a vendor's SDK stays in its folder", who: []string{"..."}, but: []string{"adapters/systemd", "internal/systemd"}, what: []string{"github.com/coreos/go-systemd/..."}},
+	{why: "netlink is for capture", who: []string{"..."}, but: []string{"internal/capture"}, what: []string{"github.com/google/nftables/...", "github.com/vishvananda/..."}},
 	{why: "the database stays in its folder", who: []string{"..."}, but: []string{"internal/store"}, what: []string{"go.etcd.io/bbolt/..."}},
 	{why: "flags are cmd's", who: []string{"..."}, but: []string{"cmd/..."}, what: []string{"github.com/spf13/..."}},
 	{
