@@ -152,10 +152,11 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, file 
 	s.xds = xds.New(streams)
 	s.loop = pipeline.New(pipeline.Options{
 		Log: log, Dir: cfg.Policy, Config: vars, TrustDomain: s.ca.TrustDomain,
-		Revisions: s.store, Registries: s.registry, Health: s.checker.Health,
+		Revisions: s.store, Registries: s.registry, Health: s.checker.Health, Facts: s.registrar.Facts,
 		OnPolicy: s.registrar.SetPolicy, Publish: s.xds.Apply, Pace: pace,
 	})
 	s.nodes = api.NewNode(api.NodeOptions{Log: log, CA: s.ca, Store: s.store, Registrar: s.registrar, Holds: s.holds})
+	s.metrics.MustRegister(s.nodes.Collector())
 	return s, nil
 }
 
@@ -241,6 +242,7 @@ func (s *server) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return hurry(ctx, s.registry.Ready(), s.loop.Ready()) })
 	g.Go(func() error { return s.registry.Run(ctx) })
+	g.Go(func() error { return s.store.Run(ctx) })
 	g.Go(func() error { return s.loop.Run(ctx) })
 	g.Go(func() error { return s.checker.run(ctx) })
 	g.Go(func() error { return s.file.watch(ctx) })

@@ -50,7 +50,7 @@ func writeStatus(w io.Writer, s api.Status, color bool) error {
 		}
 	}
 	ds := allDiagnostics(s)
-	if len(ds)+len(s.Refused) > 0 {
+	if len(ds)+len(s.Refused)+len(s.Alarms) > 0 {
 		fmt.Fprintln(w)
 	}
 	if err := ds.WriteText(w, color); err != nil {
@@ -58,6 +58,9 @@ func writeStatus(w io.Writer, s api.Status, color bool) error {
 	}
 	for _, r := range s.Refused {
 		fmt.Fprintln(w, refusalLine(r))
+	}
+	for _, a := range s.Alarms {
+		fmt.Fprintln(w, alarmLine(a))
 	}
 	return nil
 }
@@ -96,6 +99,15 @@ func refusalLine(r api.Refusal) string {
 		what += "/" + r.Instance
 	}
 	return fmt.Sprintf("%s: the registration of %s does not count: %s", r.Origin, what, r.Reason)
+}
+
+// alarmLine says what a person has to mend, and where.
+func alarmLine(a api.Alarm) string {
+	where := "host " + a.Node
+	if a.Node == "" {
+		where = "this server"
+	}
+	return fmt.Sprintf("ALARM %s, %s: %s", a.Name, where, a.Text)
 }
 
 func statusRows(s api.Status) [][]string {

@@ -76,6 +76,7 @@ func TestTheDocumentedExamplesAreWhatIsSent(t *testing.T) {
 		"PUT /v1/services/{namespace}/{name}/{instance}/heartbeat": {new(ServiceAnswer)},
 		"POST /v1/tokens":                                          {new(TokenRequest), new(TokenResponse)},
 		"POST /v1/nodes/{name}/certificate":                        {new(CertificateRequest), new(CertificateResponse)},
+		"DELETE /v1/nodes/{name}":                                  {new(Forgotten)},
 		"GET /metrics":                                             nil,
 	}
 	for _, s := range readDocs(t) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -43,6 +44,10 @@ type said struct {
 	unknown       bool                  // the agent cannot read its declarations: the registrations are those of before
 	problems      []registry.Diagnostic // what is wrong with them
 	health        []store.Health        // sorted by key
+	facts         map[string]string     // what the host is; not to be changed
+	labels        registry.Labels       // made of facts
+	ahead         time.Duration         // of its clock before the server's
+	alarms        []Alarm               // sorted by name
 }
 
 // host is what is known of a node. Registrar.mu guards it.
@@ -62,7 +67,7 @@ type host struct {
 
 // restore takes over what the store has.
 func (h *host) restore(kept store.Report) error {
-	h.said = said{peer: kept.Address, claimed: kept.Address, meshPort: kept.MeshPort, health: kept.Health}
+	h.said = said{peer: kept.Address, claimed: kept.Address, meshPort: kept.MeshPort, health: kept.Health, facts: kept.Facts, labels: factLabels(kept.Facts)}
 	h.address, h.kept = kept.Address, kept
 	for _, k := range kept.Registrations {
 		s := new(configs.Service)
@@ -175,7 +180,7 @@ func (h *host) verify(p *configs.Policy) (netip.Addr, error) {
 
 // accepted is what the store should have of the host.
 func (h *host) accepted() store.Report {
-	out := store.Report{Node: h.name, Address: h.address, MeshPort: h.said.meshPort, Health: h.said.health}
+	out := store.Report{Node: h.name, Address: h.address, MeshPort: h.said.meshPort, Health: h.said.health, Facts: h.said.facts}
 	for _, g := range h.said.registrations {
 		if h.block != nil && slices.Contains(h.block.Services, g.Service) {
 			out.Registrations = append(out.Registrations, g.kept)
@@ -185,7 +190,7 @@ func (h *host) accepted() store.Report {
 }
 
 func equalReports(a, b store.Report) bool {
-	return a.Address == b.Address && a.MeshPort == b.MeshPort && slices.Equal(a.Health, b.Health) &&
+	return a.Address == b.Address && a.MeshPort == b.MeshPort && slices.Equal(a.Health, b.Health) && maps.Equal(a.Facts, b.Facts) &&
 		slices.EqualFunc(a.Registrations, b.Registrations, equalKept)
 }
 

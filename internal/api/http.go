@@ -12,11 +12,13 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/ca"
 	"github.com/wattle-mesh/wattle/internal/pipeline"
+	"github.com/wattle-mesh/wattle/internal/store"
 	"github.com/wattle-mesh/wattle/internal/xds"
 	"github.com/wattle-mesh/wattle/registry"
 )
@@ -98,6 +100,7 @@ func (h *handler) routes() []route {
 		{"PUT /v1/services/{namespace}/{name}/{instance}/heartbeat", h.write(h.heartbeat)},
 		{"POST /v1/tokens", h.write(h.createToken)},
 		{"POST /v1/nodes/{name}/certificate", h.write(h.issue)},
+		{"DELETE /v1/nodes/{name}", h.write(h.forget)},
 	}
 	if h.o.Metrics != nil {
 		all = append(all, route{"GET /metrics", h.o.Metrics})
@@ -156,6 +159,11 @@ func Respond(log *slog.Logger, w http.ResponseWriter, r *http.Request, v any, er
 		fail(w, e)
 		return
 	}
+	if errors.Is(err, store.ErrUnwritable) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		log.Error("request refused, the disk cannot be written", "path", r.URL.Path, "error", err)
+		fail(w, &Error{http.StatusInsufficientStorage, "the disk cannot be written, and nothing was changed", "free some space; what is in force stays until then", ""})
+		return
+	}
 	if errors.Is(err, ErrInput) || errors.Is(err, ca.ErrRequest) {
 		fail(w, &Error{http.StatusBadRequest, err.Error(), "", ""})
 		return
@@ -185,8 +193,12 @@ func (h *handler) status() (any, error) {
 		Diagnostics: diagnostics(st), ServerFile: h.o.ServerFile(), Registries: h.o.Registries(), Proxies: countProxies(h.o.Proxies()), Nodes: len(nodes),
 		TrustDomain: h.o.Node.o.CA.TrustDomain, Store: h.o.Node.o.Store.ID(), Version: h.o.Version,
 	}
+	if err, since := h.o.Node.o.Store.Fault(); err != nil {
+		s.Alarms = append(s.Alarms, Alarm{Name: "disk", Text: fmt.Sprintf("%v (since %s); what is in force stays and is served, changes are refused: free some space on the server's disk", err, stamp(since))})
+	}
 	for _, n := range nodes {
 		s.Refused = append(s.Refused, n.Refused...)
+		s.Alarms = append(s.Alarms, n.Alarms...)
 	}
 	if st.Catalog != nil {
 		for svc := range st.Catalog.All() {

@@ -42,6 +42,7 @@ type Node struct {
 	limit   *limiter
 	reports paces
 	signs   paces
+	reaches paces
 }
 
 // NewNode makes one that serves on a Port.
@@ -49,7 +50,7 @@ func NewNode(o NodeOptions) *Node {
 	if o.Holds == nil {
 		o.Holds = func(string, spiffe.ID) bool { return false }
 	}
-	return &Node{o: o, limit: newLimiter(), reports: newPaces(reportRate, reportBurst), signs: newPaces(signRate, signBurst)}
+	return &Node{o: o, limit: newLimiter(), reports: newPaces(reportRate, reportBurst), signs: newPaces(signRate, signBurst), reaches: newPaces(reachRate, reachBurst)}
 }
 
 // Register adds the service to a gRPC server of a Port.
@@ -103,6 +104,9 @@ func (n *Node) Sign(ctx context.Context, req *apipb.SignRequest) (*apipb.SignRes
 	}
 	if !ok || who.Node == "" {
 		return nil, status.Error(codes.Unauthenticated, "no certificate of a node")
+	}
+	if err := n.o.Registrar.barred(who); err != nil {
+		return nil, err
 	}
 	if !n.signs.of(who.Node).Allow() {
 		return nil, status.Error(codes.ResourceExhausted, "too many certificates at once; wait a second")
@@ -158,6 +162,9 @@ func (n *Node) failure(err error) error {
 		return status.Error(codes.InvalidArgument, err.Error())
 	case errors.Is(err, store.ErrToken):
 		return status.Error(codes.PermissionDenied, err.Error())
+	case errors.Is(err, store.ErrUnwritable):
+		n.o.Log.Error("call of a node refused, the store cannot be written", "error", err)
+		return status.Error(codes.Unavailable, "the server's disk cannot be written, and nothing was changed; free some space there")
 	}
 	n.o.Log.Error("call of a node failed", "error", err)
 	return status.Error(codes.Internal, "the server cannot do this now; its log says why")

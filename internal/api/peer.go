@@ -31,8 +31,9 @@ type Peer struct {
 	Refusal  string     // why Node is empty
 	late     string     // the node whose certificate has expired so lately that it may have it renewed; Node is empty then
 	notAfter time.Time
-	key      any    // the public key that the peer proved to hold
-	guest    *guest // nil: not a node
+	issued   time.Time // the certificate
+	key      any       // the public key that the peer proved to hold
+	guest    *guest    // nil: not a node
 }
 
 // PeerFrom returns the peer of a call. It reports false if the call did not come through the agents' port.
@@ -82,7 +83,7 @@ func (t *transport) handshake(raw net.Conn) (net.Conn, *Peer, error) {
 func (t *transport) classify(info credentials.TLSInfo) *Peer {
 	chain := info.State.PeerCertificates
 	leaf := chain[0]
-	who := &Peer{TLSInfo: info, key: leaf.PublicKey, notAfter: leaf.NotAfter}
+	who := &Peer{TLSInfo: info, key: leaf.PublicKey, notAfter: leaf.NotAfter, issued: ca.Issued(leaf)}
 	expired, err := verify(chain, t.ca)
 	if err != nil {
 		who.Refusal = "the certificate is not a valid one of this mesh: " + err.Error()
@@ -165,7 +166,11 @@ func (p *Port) guards() []grpc.ServerOption {
 
 // unary reports whether gRPC reads the message of a call before any interceptor sees it.
 func unary(method string) bool {
-	return method == apipb.Node_Join_FullMethodName || method == apipb.Node_Sign_FullMethodName
+	switch method {
+	case apipb.Node_Join_FullMethodName, apipb.Node_Sign_FullMethodName, apipb.Node_Leave_FullMethodName, apipb.Node_Reach_FullMethodName:
+		return true
+	}
+	return false
 }
 
 // paced is a stream that is read no faster than its node may send.

@@ -22,7 +22,7 @@ import (
 type RegistrarOptions struct {
 	Log   *slog.Logger // required
 	Store *store.Store // required
-	// OnHealth is called after Health has another answer. It must not block. Nil: nobody listens.
+	// OnHealth is called after Health or Facts has another answer. It must not block. Nil: nobody listens.
 	OnHealth func()
 	// Report is told what is wrong with what agents declare, whenever that changes. Nil: nobody listens.
 	Report func([]registry.Diagnostic)
@@ -36,17 +36,21 @@ type Registrar struct {
 	wake chan struct{} // has an element if Run may have something to do
 
 	writing sync.Mutex // held while direct is changed, on disk and then here; before mu
+	saving  sync.Mutex // held while what nodes said is written or forgotten; before mu
 
 	mu       sync.Mutex
 	policy   *configs.Policy // nil: none is in force yet
 	hosts    map[string]*host
 	memo     static.Memo
-	services []*registry.Service // replaced, never changed
-	health   registry.HealthMap  // likewise
-	unsaved  map[string]bool     // hosts whose report the store does not have
-	untold   bool                // Report may have to be told something
+	services []*registry.Service  // replaced, never changed
+	health   registry.HealthMap   // likewise
+	facts    *static.Facts        // likewise
+	unsaved  map[string]bool      // hosts whose report the store does not have
+	left     map[string]time.Time // when nodes left that have not been forgotten yet
+	untold   bool                 // Report may have to be told something
 	direct   map[ServiceRef]*direct
 	overlays map[registry.Name]overlay
+	streams  uint64 // of reports, that were ever opened
 }
 
 // NewRegistrar makes a Registrar with what the store has.
@@ -58,6 +62,9 @@ func NewRegistrar(o RegistrarOptions) (*Registrar, error) {
 	}
 	for _, n := range nodes {
 		r.host(n.Name).grant = n.Grant
+	}
+	if err := r.loadLeft(); err != nil {
+		return nil, err
 	}
 	reports, err := o.Store.Reports()
 	if err != nil {
@@ -71,6 +78,7 @@ func NewRegistrar(o RegistrarOptions) (*Registrar, error) {
 		h.judge(nil)
 		h.putHealth(r.health)
 	}
+	r.learn()
 	if err := r.loadDirect(); err != nil {
 		return nil, err
 	}
@@ -89,9 +97,9 @@ func (r *Registrar) host(node string) *host {
 }
 
 // Run publishes the services that agents registered, and keeps their reports in the store. It implements
-// registry.Source: it fails when the store does.
+// registry.Source: it fails when the store does, but goes on from memory while that is merely full.
 func (r *Registrar) Run(ctx context.Context, publish func([]*registry.Service)) error {
-	last, first := []*registry.Service(nil), true
+	last, first, unkept := []*registry.Service(nil), true, false
 	for {
 		next, leased, err := r.lease(time.Now())
 		if err != nil {
@@ -109,17 +117,30 @@ func (r *Registrar) Run(ctx context.Context, publish func([]*registry.Service)) 
 		if news && r.o.Report != nil {
 			r.o.Report(problems)
 		}
-		if err := r.save(); err != nil {
+		var again <-chan time.Time
+		switch err := r.save(); {
+		case err == nil:
+			unkept = false
+		case !errors.Is(err, store.ErrUnwritable):
 			return err
+		default:
+			if again = time.After(saveAgain); !unkept {
+				r.o.Log.Error("what agents reported is not kept: after a restart the server has an older state until they report again", "error", err)
+			}
+			unkept = true
 		}
 		select {
 		case <-r.wake:
 		case <-due:
+		case <-again:
 		case <-ctx.Done():
 			return r.save()
 		}
 	}
 }
+
+// saveAgain is how long after a failure the reports are written again.
+const saveAgain = 5 * time.Second
 
 // news returns the services, and what is wrong with what agents declare if that may have changed since the last call.
 func (r *Registrar) news() (services []*registry.Service, problems []registry.Diagnostic, news bool) {
@@ -137,12 +158,16 @@ func same(a, b []*registry.Service) bool {
 
 // save writes the reports that the store does not have.
 func (r *Registrar) save() error {
+	r.saving.Lock()
+	defer r.saving.Unlock()
 	r.mu.Lock()
 	names := r.unsaved
 	r.unsaved = map[string]bool{}
 	reports := make([]store.Report, 0, len(names))
 	for _, name := range slices.Sorted(maps.Keys(names)) {
-		reports = append(reports, r.hosts[name].kept)
+		if h := r.hosts[name]; h != nil { // nil: it left
+			reports = append(reports, h.kept)
+		}
 	}
 	r.mu.Unlock()
 	if len(reports) == 0 {
@@ -169,6 +194,24 @@ func (r *Registrar) Health() registry.HealthMap {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.health
+}
+
+// Facts returns what the agents say of their hosts. Immutable.
+func (r *Registrar) Facts() *static.Facts {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.facts
+}
+
+// learn gathers what hosts are. The caller holds r.mu, or is NewRegistrar.
+func (r *Registrar) learn() {
+	of := make(map[string]registry.Labels, len(r.hosts))
+	for name, h := range r.hosts {
+		if h.said.labels != "" {
+			of[name] = h.said.labels
+		}
+	}
+	r.facts = &static.Facts{Of: of}
 }
 
 // silence is how long the last word of an agent counts that is no longer connected: it may be starting anew.
@@ -240,6 +283,7 @@ func (r *Registrar) rebuild() {
 	}
 	slices.SortFunc(p.Hosts, func(a, b *configs.Host) int { return strings.Compare(a.Name, b.Name) })
 	p.Services = r.standing()
+	r.memo.Facts = r.facts
 	r.services = r.dim(r.memo.Services(&p))
 	r.untold = true
 	r.poke()
@@ -273,11 +317,15 @@ func (r *Registrar) take(node string, stream uint64, said said) (sick bool, refu
 		r.untold = true
 		r.poke()
 	}
+	news := !maps.Equal(h.said.facts, said.facts)
 	h.said = h.said.with(said)
-	if r.judge(h) {
+	if news {
+		r.learn()
+	}
+	if r.judge(h) || news {
 		r.rebuild()
 	}
-	return sick, h.refused, nil
+	return sick || news, h.refused, nil
 }
 
 // open begins a stream of reports. An older one of the same node ends: it may be of a connection that died.
@@ -288,8 +336,8 @@ func (r *Registrar) open(node string) (stream uint64, superseded <-chan struct{}
 	if h.end != nil {
 		close(h.end)
 	}
-	h.stream++
-	h.end = make(chan struct{})
+	r.streams++
+	h.stream, h.end = r.streams, make(chan struct{})
 	return h.stream, h.end
 }
 
@@ -297,7 +345,7 @@ func (r *Registrar) open(node string) (stream uint64, superseded <-chan struct{}
 func (r *Registrar) close(node string, stream uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if h := r.hosts[node]; h.stream == stream {
+	if h := r.hosts[node]; h != nil && h.stream == stream {
 		h.end, h.left = nil, time.Now()
 	}
 }
@@ -364,5 +412,6 @@ func (r *Registrar) describe(n store.Node) NodeStatus {
 	for _, x := range h.refused {
 		out.Refused = append(out.Refused, x.shown(n.Name))
 	}
+	out.Facts, out.ClockAhead, out.Alarms = h.said.facts, configs.Duration(h.said.ahead), h.said.alarms
 	return out
 }

@@ -9,11 +9,13 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 	"github.com/wattle-mesh/wattle/internal/store"
@@ -36,11 +38,14 @@ func (n *Node) Report(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb
 	if !ok || who.Node == "" {
 		return status.Error(codes.Unauthenticated, "no certificate of a node")
 	}
+	if err := n.o.Registrar.barred(who); err != nil {
+		return err
+	}
 	number, superseded := n.o.Registrar.open(who.Node)
 	defer n.o.Registrar.close(who.Node, number)
 	reports, ended := receive(stream, n.reports.of(who.Node))
 	var told []refusal
-	var revision uint64
+	var revision, answers uint64
 	var changed <-chan struct{} // nil before the first report
 	for {
 		select {
@@ -52,7 +57,7 @@ func (n *Node) Report(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb
 			if _, err := n.o.Registrar.report(who.Node, number, s); err != nil {
 				return status.Error(codes.Aborted, err.Error())
 			}
-			revision = req.GetRevision()
+			revision, answers = req.GetRevision(), req.GetNumber()
 		case <-changed:
 			if now, _ := n.o.Registrar.refusals(who.Node); slices.Equal(now, told) {
 				_, changed = n.o.Registrar.refusals(who.Node)
@@ -67,9 +72,12 @@ func (n *Node) Report(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb
 			return err
 		}
 		told, changed = n.o.Registrar.refusals(who.Node)
-		if err := stream.Send(response(told, revision)); err != nil {
+		resp := response(told, revision)
+		resp.Number, resp.Time = answers, timestamppb.New(n.o.CA.Now())
+		if err := stream.Send(resp); err != nil {
 			return err
 		}
+		answers = 0
 	}
 }
 
@@ -146,7 +154,12 @@ func parseReport(who *Peer, req *apipb.ReportRequest) (said, error) {
 	if out.problems, err = parseProblems(who.Node, req.GetProblems()); err != nil {
 		return said{}, err
 	}
-	out.health, err = parseHealth(req.GetHealth())
+	if out.health, err = parseHealth(req.GetHealth()); err != nil {
+		return said{}, err
+	}
+	out.ahead, out.alarms = time.Duration(req.GetClockAhead())*time.Second, parseAlarms(who.Node, req.GetAlarms())
+	out.facts, err = parseFacts(req.GetFacts())
+	out.labels = factLabels(out.facts)
 	return out, err
 }
 

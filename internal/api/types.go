@@ -25,6 +25,7 @@ type Status struct {
 	Unreported  int                 `json:"unreported"`        // endpoints in the mesh of which no agent has spoken yet
 	Nodes       int                 `json:"nodes"`             // that were let into the mesh
 	Refused     []Refusal           `json:"refused,omitempty"` // of what their agents registered; sorted by node
+	Alarms      []Alarm             `json:"alarms,omitempty"`  // of the server, then those of the nodes, sorted by node
 	TrustDomain string              `json:"trust_domain"`
 	Store       string              `json:"store"` // its id
 	Version     string              `json:"version"`
@@ -79,6 +80,18 @@ type NodeStatus struct {
 	Registrations int    `json:"registrations"` // accepted ones
 	// Refused is what does not count of what the agent registered last.
 	Refused []Refusal `json:"refused,omitempty"`
+	// Facts are what the host is, by name, without the "host." that they have as labels.
+	Facts map[string]string `json:"facts,omitempty"`
+	// ClockAhead is how far the host's clock is ahead of the server's; negative: behind. Zero: by less than 2 s.
+	ClockAhead configs.Duration `json:"clock_ahead,omitempty"`
+	Alarms     []Alarm          `json:"alarms,omitempty"` // sorted by name
+}
+
+// Alarm is something that a person has to mend. It lasts as long as its cause.
+type Alarm struct {
+	Node string `json:"node,omitempty"` // where; empty: the server itself
+	Name string `json:"name"`           // "disk", "clock", ...
+	Text string `json:"text"`           // with the remedy
 }
 
 // Refusal is a registration that does not count, and why.

@@ -69,6 +69,9 @@ func (c *CA) Now() time.Time { return c.now() }
 // Pin returns the SHA-256 of the root's public key, in hex: what a join token pins.
 func (c *CA) Pin() string { return Pin(c.root) }
 
+// Issued returns when a CA made a certificate, to the second.
+func Issued(leaf *x509.Certificate) time.Time { return leaf.NotBefore.Add(backdate) }
+
 // Pin returns the SHA-256 of a certificate's public key (its SubjectPublicKeyInfo), in hex.
 func Pin(cert *x509.Certificate) string {
 	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)

@@ -13,6 +13,7 @@ import (
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/mesh"
 	"github.com/wattle-mesh/wattle/registry"
+	"github.com/wattle-mesh/wattle/registry/static"
 	"github.com/wattle-mesh/wattle/translator"
 )
 
@@ -44,6 +45,7 @@ type Options struct {
 	Revisions  Revisions
 	Registries Registries
 	Health     func() registry.HealthMap             // nil: no agents report
+	Facts      func() *static.Facts                  // likewise
 	OnPolicy   func(*configs.Policy)                 // told of a policy before it is published; nil: nobody listens
 	Publish    func(translator.Changes) (gen uint64) // applies changes; must not block
 	// TrustDomain is what the CA was made for: a policy with another one is rejected. Empty: any.

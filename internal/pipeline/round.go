@@ -138,6 +138,9 @@ func (r *round) show(diags configs.Diagnostics) {
 func (r *round) build(policy *configs.Policy) (*State, configs.Diagnostics) {
 	next := r.state
 	next.Policy = policy
+	if r.l.o.Facts != nil {
+		r.own.Facts = r.l.o.Facts()
+	}
 	services := r.own.Services(policy)
 	if !slices.Equal(services, r.declared) {
 		r.declared, r.disputed = services, r.own.Diagnostics()

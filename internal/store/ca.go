@@ -25,7 +25,7 @@ func (s *Store) HasCA() (has bool, err error) {
 
 // SetCA keeps the pin of the CA that the store is used with. Errors match ErrCA if that was another one before.
 func (s *Store) SetCA(pin string) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
+	return s.update(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket([]byte(metaBucket))
 		if was := string(meta.Get(caKey)); was == pin {
 			return nil

@@ -21,12 +21,12 @@ func (e Endpoint) key() []byte { return []byte(e.Namespace + "/" + e.Service + "
 
 // SaveEndpoint adds an endpoint or replaces it.
 func (s *Store) SaveEndpoint(e Endpoint) error {
-	return s.db.Update(func(tx *bbolt.Tx) error { return put(tx, endpointBucket, e.key(), e) })
+	return s.update(func(tx *bbolt.Tx) error { return put(tx, endpointBucket, e.key(), e) })
 }
 
 // DeleteEndpoints removes endpoints, all or none. Those that are not there are no error.
 func (s *Store) DeleteEndpoints(all []Endpoint) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
+	return s.update(func(tx *bbolt.Tx) error {
 		for _, e := range all {
 			if err := tx.Bucket([]byte(endpointBucket)).Delete(e.key()); err != nil {
 				return err

@@ -15,7 +15,7 @@ type Node struct {
 
 // Admit lets a node in without a token. An empty grant leaves the node the one it has.
 func (s *Store) Admit(node string, g Grant, now time.Time) error {
-	return s.db.Update(func(tx *bbolt.Tx) error { return admit(tx, node, g, now) })
+	return s.update(func(tx *bbolt.Tx) error { return admit(tx, node, g, now) })
 }
 
 func admit(tx *bbolt.Tx, node string, g Grant, now time.Time) error {

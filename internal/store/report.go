@@ -14,6 +14,8 @@ type Report struct {
 	MeshPort      uint16         `json:"mesh_port,omitempty"`
 	Registrations []Registration `json:"registrations,omitempty"`
 	Health        []Health       `json:"health,omitempty"`
+	// Facts are what the host is, by name.
+	Facts map[string]string `json:"facts,omitempty"`
 }
 
 // Registration is a workload that a node declared.
@@ -36,7 +38,7 @@ type Health struct {
 
 // SaveReports replaces what is kept of the nodes' reports, all or none.
 func (s *Store) SaveReports(all []Report) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
+	return s.update(func(tx *bbolt.Tx) error {
 		for _, r := range all {
 			if err := put(tx, reportBucket, []byte(r.Node), r); err != nil {
 				return err

@@ -23,19 +23,13 @@ type Revision struct {
 
 // Revision returns the number of the policy with this content hash: the last one's if it is the same, else the next.
 func (s *Store) Revision(hash string) (number uint64, err error) {
-	err = s.db.Update(func(tx *bbolt.Tx) error {
+	last, err := s.last()
+	if err != nil || last.Hash == hash {
+		return last.Number, err // also if the disk is full
+	}
+	err = s.update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket([]byte(revisionBucket))
-		if _, v := b.Cursor().Last(); v != nil {
-			var last Revision
-			if err := json.Unmarshal(v, &last); err != nil {
-				return err
-			}
-			number = last.Number
-			if last.Hash == hash {
-				return nil
-			}
-		}
-		number++
+		number = last.Number + 1 // there is one loop that numbers
 		if number > keptRevisions {
 			if err := b.Delete(numberKey(number - keptRevisions)); err != nil {
 				return err
@@ -44,6 +38,17 @@ func (s *Store) Revision(hash string) (number uint64, err error) {
 		return put(tx, revisionBucket, numberKey(number), Revision{number, hash, time.Now().UTC()})
 	})
 	return number, err
+}
+
+// last returns the newest revision, the zero one if there is none.
+func (s *Store) last() (r Revision, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		if _, v := tx.Bucket([]byte(revisionBucket)).Cursor().Last(); v != nil {
+			return json.Unmarshal(v, &r)
+		}
+		return nil
+	})
+	return r, err
 }
 
 // Revisions returns the last revisions, oldest first.
@@ -71,7 +76,7 @@ func (s *Store) Allotment() (mesh.Allotment, error) {
 
 // SetAllotment replaces the mesh ports that were given to workloads. Only what differs is written.
 func (s *Store) SetAllotment(ports mesh.Allotment) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
+	return s.update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket([]byte(portBucket))
 		keep := make(map[string]bool, len(ports))
 		for k, port := range ports {

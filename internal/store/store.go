@@ -26,6 +26,7 @@ const (
 	revisionBucket = "revisions" // by number, big endian
 	portBucket     = "ports"     // by workload
 	endpointBucket = "endpoints" // by namespace/service/instance
+	leftBucket     = "left"      // by node
 )
 
 // lockTimeout is how long Open waits for another process to let go of the file.
@@ -41,6 +42,8 @@ var ErrDamaged = errors.New("the file is damaged; restore it from a backup, or m
 type Store struct {
 	db *bbolt.DB
 	id string
+
+	fault fault
 }
 
 // Open opens the store in a file, wattle.db by custom, which is made if need be, 0600 in a folder that is 0700; more
@@ -55,7 +58,7 @@ func Open(file string) (*Store, error) {
 			return nil, fmt.Errorf("store: %w", err)
 		}
 	}
-	s := &Store{}
+	s := &Store{fault: fault{wake: make(chan struct{}, 1)}}
 	if err := attempt(func() error { return s.open(file) }); err != nil {
 		return nil, fmt.Errorf("store %s: %w", file, err)
 	}
@@ -99,7 +102,7 @@ func (s *Store) open(file string) error {
 
 // prepare makes the buckets, and the store's id the first time.
 func (s *Store) prepare(tx *bbolt.Tx) error {
-	for _, name := range []string{metaBucket, tokenBucket, nodeBucket, reportBucket, revisionBucket, portBucket, endpointBucket} {
+	for _, name := range []string{metaBucket, tokenBucket, nodeBucket, reportBucket, revisionBucket, portBucket, endpointBucket, leftBucket} {
 		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return err
 		}

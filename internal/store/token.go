@@ -26,7 +26,7 @@ func Hash(secret []byte) [sha256.Size]byte { return sha256.Sum256(secret) }
 
 // AddToken keeps a token, and drops those that expired before now.
 func (s *Store) AddToken(t Token, now time.Time) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
+	return s.update(func(tx *bbolt.Tx) error {
 		if err := dropExpired(tx, now); err != nil {
 			return err
 		}
@@ -54,7 +54,7 @@ func dropExpired(tx *bbolt.Tx, now time.Time) error {
 // without a grant leaves the node the one it has. Errors match ErrToken, and leave the token as it was.
 func (s *Store) Redeem(secret []byte, node string, now time.Time) error {
 	hash := Hash(secret)
-	return s.db.Update(func(tx *bbolt.Tx) error {
+	return s.update(func(tx *bbolt.Tx) error {
 		t, ok, err := get[Token](tx, tokenBucket, hash[:])
 		if err != nil {
 			return err

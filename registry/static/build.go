@@ -64,6 +64,9 @@ func (s source) build() []*registry.Endpoint {
 		Origin:   s.Origin,
 	}
 	endpoints, meta := make([]*registry.Endpoint, 0, len(s.Ports)), registry.LabelsOf(s.Meta)
+	if s.facts != "" {
+		meta = registry.LabelsOf(s.Meta).Or(s.facts.Map())
+	}
 	for _, p := range s.Ports {
 		w.Ports = append(w.Ports, registry.WorkloadPort{Port: portOf(p), Local: p.Local})
 		endpoints = append(endpoints, &registry.Endpoint{
@@ -107,6 +110,17 @@ func (s source) outside() []*registry.Endpoint {
 
 func portOf(p configs.ServicePort) registry.Port {
 	return registry.Port{Number: p.Number, Name: p.Name, Protocol: registry.Protocol(p.Protocol)}
+}
+
+// Facts are labels of hosts, by the hosts' names. What is registered has the last word on a label. Immutable; compared by
+// pointer; nil has none.
+type Facts struct{ Of map[string]registry.Labels }
+
+func (f *Facts) of(host string) registry.Labels {
+	if f == nil {
+		return ""
+	}
+	return f.Of[host]
 }
 
 func hostOf(h *configs.Host) registry.Host {

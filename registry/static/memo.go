@@ -20,6 +20,9 @@ func Services(p *configs.Policy) []*registry.Service {
 // Memo turns one policy after the other into services. A service whose blocks kept their pointers keeps its own,
 // and costs no more than the comparison of pointers. The zero value is ready. Not for concurrent use.
 type Memo struct {
+	Facts *Facts // labels of the endpoints on hosts; to be set before Services
+
+	facts    *Facts // of the last call
 	hosts    []*configs.Host
 	outside  []*configs.Service
 	groups   map[registry.Name]*group
@@ -41,7 +44,8 @@ type block struct {
 
 // source is all that a block's endpoints are made from.
 type source struct {
-	host registry.Host // the zero host: outside the mesh
+	host  registry.Host   // the zero host: outside the mesh
+	facts registry.Labels // of the host
 	*configs.Service
 }
 
@@ -101,17 +105,26 @@ type changes struct {
 func (m *Memo) compare(p *configs.Policy) *changes {
 	c := &changes{hosts: map[string]bool{}, inside: map[registry.Name][]source{}, outside: map[registry.Name]bool{}}
 	byName := func(a, b *configs.Host) int { return strings.Compare(a.Name, b.Name) }
-	diff(m.hosts, p.Hosts, byName, func(h *configs.Host, now bool) {
+	take := func(h *configs.Host, now bool) {
 		c.hosts[h.Name] = true
-		where := hostOf(h)
+		where, facts := hostOf(h), m.Facts.of(h.Name)
 		for _, s := range h.Services {
 			name := nameOf(s)
 			c.names = append(c.names, name)
 			if now {
-				c.inside[name] = append(c.inside[name], source{where, s})
+				c.inside[name] = append(c.inside[name], source{where, facts, s})
 			}
 		}
-	})
+	}
+	diff(m.hosts, p.Hosts, byName, take)
+	if m.facts != m.Facts {
+		for _, h := range p.Hosts {
+			if !c.hosts[h.Name] && m.facts.of(h.Name) != m.Facts.of(h.Name) {
+				take(h, true)
+			}
+		}
+		m.facts = m.Facts
+	}
 	diff(m.outside, p.Services, compareServices, func(s *configs.Service, _ bool) {
 		c.names = append(c.names, nameOf(s))
 		c.outside[nameOf(s)] = true

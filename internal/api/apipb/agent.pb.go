@@ -215,7 +215,15 @@ type ReportRequest struct {
 	// The declarations cannot be read, and never could: what was registered before holds.
 	Unknown bool `protobuf:"varint,6,opt,name=unknown,proto3" json:"unknown,omitempty"`
 	// Grows whenever registrations change. The answer repeats it, so that the agent knows what it is about.
-	Revision      uint64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision uint64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
+	// What the host is: system, kernel, processors, and what files say. They are labels of its endpoints.
+	Facts map[string]string `protobuf:"bytes,20,rep,name=facts,proto3" json:"facts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// How far the host's clock is ahead of the server's, in seconds; negative: behind. Zero: by less than anybody cares about.
+	ClockAhead int64 `protobuf:"zigzag64,21,opt,name=clock_ahead,json=clockAhead,proto3" json:"clock_ahead,omitempty"`
+	// What a person should know of this host: a disk that is full, ...
+	Alarms []*Alarm `protobuf:"bytes,22,rep,name=alarms,proto3" json:"alarms,omitempty"`
+	// Numbers the reports of a stream, from 1. An agent says the same again, with another number, to ask for the time.
+	Number        uint64 `protobuf:"varint,23,opt,name=number,proto3" json:"number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -295,6 +303,34 @@ func (x *ReportRequest) GetUnknown() bool {
 func (x *ReportRequest) GetRevision() uint64 {
 	if x != nil {
 		return x.Revision
+	}
+	return 0
+}
+
+func (x *ReportRequest) GetFacts() map[string]string {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetClockAhead() int64 {
+	if x != nil {
+		return x.ClockAhead
+	}
+	return 0
+}
+
+func (x *ReportRequest) GetAlarms() []*Alarm {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
 	}
 	return 0
 }
@@ -477,7 +513,9 @@ type ReportResponse struct {
 	Revision uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // of the last report
 	// The workloads that drain and that callers have left: every proxy that is connected and may call one has acknowledged
 	// that it drains.
-	Left          []*Left `protobuf:"bytes,3,rep,name=left,proto3" json:"left,omitempty"`
+	Left          []*Left                `protobuf:"bytes,3,rep,name=left,proto3" json:"left,omitempty"`
+	Number        uint64                 `protobuf:"varint,20,opt,name=number,proto3" json:"number,omitempty"` // of the report that this answers; zero: it answers none, what is refused has changed
+	Time          *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=time,proto3" json:"time,omitempty"`      // the server's, as it answers
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -529,6 +567,20 @@ func (x *ReportResponse) GetRevision() uint64 {
 func (x *ReportResponse) GetLeft() []*Left {
 	if x != nil {
 		return x.Left
+	}
+	return nil
+}
+
+func (x *ReportResponse) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ReportResponse) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
 	}
 	return nil
 }
@@ -601,6 +653,235 @@ func (x *Left) GetDrain() uint64 {
 	return 0
 }
 
+// Alarm is something about a host that a person has to mend. It lasts until a report does not have it.
+type Alarm struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "disk", "clock", ...
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"` // one line, with the remedy
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Alarm) Reset() {
+	*x = Alarm{}
+	mi := &file_internal_api_apipb_agent_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Alarm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Alarm) ProtoMessage() {}
+
+func (x *Alarm) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_apipb_agent_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Alarm.ProtoReflect.Descriptor instead.
+func (*Alarm) Descriptor() ([]byte, []int) {
+	return file_internal_api_apipb_agent_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Alarm) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Alarm) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type LeaveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveRequest) Reset() {
+	*x = LeaveRequest{}
+	mi := &file_internal_api_apipb_agent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveRequest) ProtoMessage() {}
+
+func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_apipb_agent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
+func (*LeaveRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_apipb_agent_proto_rawDescGZIP(), []int{9}
+}
+
+type LeaveResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Registrations uint32                 `protobuf:"varint,1,opt,name=registrations,proto3" json:"registrations,omitempty"` // that were the node's and are gone
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveResponse) Reset() {
+	*x = LeaveResponse{}
+	mi := &file_internal_api_apipb_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveResponse) ProtoMessage() {}
+
+func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_apipb_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveResponse.ProtoReflect.Descriptor instead.
+func (*LeaveResponse) Descriptor() ([]byte, []int) {
+	return file_internal_api_apipb_agent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *LeaveResponse) GetRegistrations() uint32 {
+	if x != nil {
+		return x.Registrations
+	}
+	return 0
+}
+
+type ReachRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Port          uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"` // a port of the node's mesh ports
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReachRequest) Reset() {
+	*x = ReachRequest{}
+	mi := &file_internal_api_apipb_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReachRequest) ProtoMessage() {}
+
+func (x *ReachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_apipb_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReachRequest.ProtoReflect.Descriptor instead.
+func (*ReachRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_apipb_agent_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ReachRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+type ReachResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // that was tried
+	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`     // why it was not reached; empty: it was
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReachResponse) Reset() {
+	*x = ReachResponse{}
+	mi := &file_internal_api_apipb_agent_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReachResponse) ProtoMessage() {}
+
+func (x *ReachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_apipb_agent_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReachResponse.ProtoReflect.Descriptor instead.
+func (*ReachResponse) Descriptor() ([]byte, []int) {
+	return file_internal_api_apipb_agent_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ReachResponse) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ReachResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type Refusal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -614,7 +895,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_internal_api_apipb_agent_proto_msgTypes[8]
+	mi := &file_internal_api_apipb_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +907,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_apipb_agent_proto_msgTypes[8]
+	mi := &file_internal_api_apipb_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +920,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_internal_api_apipb_agent_proto_rawDescGZIP(), []int{8}
+	return file_internal_api_apipb_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Refusal) GetNamespace() string {
@@ -692,7 +973,7 @@ const file_internal_api_apipb_agent_proto_rawDesc = "" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x14\n" +
 	"\x05roots\x18\x02 \x03(\fR\x05roots\x127\n" +
 	"\tnot_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12\x1a\n" +
-	"\bidentity\x18\x04 \x01(\tR\bidentity\"\x88\x02\n" +
+	"\bidentity\x18\x04 \x01(\tR\bidentity\"\xe0\x03\n" +
 	"\rReportRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1b\n" +
 	"\tmesh_port\x18\x02 \x01(\rR\bmeshPort\x12=\n" +
@@ -700,7 +981,16 @@ const file_internal_api_apipb_agent_proto_rawDesc = "" +
 	"\x06health\x18\x04 \x03(\v2\x17.wattle.v1.HealthReportR\x06health\x12\x1a\n" +
 	"\bproblems\x18\x05 \x01(\fR\bproblems\x12\x18\n" +
 	"\aunknown\x18\x06 \x01(\bR\aunknown\x12\x1a\n" +
-	"\brevision\x18\a \x01(\x04R\brevision\"\x8e\x01\n" +
+	"\brevision\x18\a \x01(\x04R\brevision\x129\n" +
+	"\x05facts\x18\x14 \x03(\v2#.wattle.v1.ReportRequest.FactsEntryR\x05facts\x12\x1f\n" +
+	"\vclock_ahead\x18\x15 \x01(\x12R\n" +
+	"clockAhead\x12(\n" +
+	"\x06alarms\x18\x16 \x03(\v2\x10.wattle.v1.AlarmR\x06alarms\x12\x16\n" +
+	"\x06number\x18\x17 \x01(\x04R\x06number\x1a8\n" +
+	"\n" +
+	"FactsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8e\x01\n" +
 	"\fRegistration\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
@@ -714,26 +1004,41 @@ const file_internal_api_apipb_agent_proto_rawDesc = "" +
 	"\ahealthy\x18\x04 \x01(\bR\ahealthy\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05drain\x18\x06 \x01(\x04R\x05drain\x12\x12\n" +
-	"\x04idle\x18\a \x01(\bR\x04idle\"\x7f\n" +
+	"\x04idle\x18\a \x01(\bR\x04idle\"\xc7\x01\n" +
 	"\x0eReportResponse\x12,\n" +
 	"\arefused\x18\x01 \x03(\v2\x12.wattle.v1.RefusalR\arefused\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12#\n" +
-	"\x04left\x18\x03 \x03(\v2\x0f.wattle.v1.LeftR\x04left\"p\n" +
+	"\x04left\x18\x03 \x03(\v2\x0f.wattle.v1.LeftR\x04left\x12\x16\n" +
+	"\x06number\x18\x14 \x01(\x04R\x06number\x12.\n" +
+	"\x04time\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"p\n" +
 	"\x04Left\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\tR\binstance\x12\x14\n" +
-	"\x05drain\x18\x04 \x01(\x04R\x05drain\"\x8d\x01\n" +
+	"\x05drain\x18\x04 \x01(\x04R\x05drain\"/\n" +
+	"\x05Alarm\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"\x0e\n" +
+	"\fLeaveRequest\"5\n" +
+	"\rLeaveResponse\x12$\n" +
+	"\rregistrations\x18\x01 \x01(\rR\rregistrations\"\"\n" +
+	"\fReachRequest\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\"?\n" +
+	"\rReachResponse\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"\x8d\x01\n" +
 	"\aRefusal\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\tR\binstance\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
-	"\x06origin\x18\x05 \x01(\tR\x06origin2\xbb\x01\n" +
+	"\x06origin\x18\x05 \x01(\tR\x06origin2\xb3\x02\n" +
 	"\x04Node\x127\n" +
 	"\x04Join\x12\x16.wattle.v1.JoinRequest\x1a\x17.wattle.v1.SignResponse\x127\n" +
 	"\x04Sign\x12\x16.wattle.v1.SignRequest\x1a\x17.wattle.v1.SignResponse\x12A\n" +
-	"\x06Report\x12\x18.wattle.v1.ReportRequest\x1a\x19.wattle.v1.ReportResponse(\x010\x01B2Z0github.com/wattle-mesh/wattle/internal/api/apipbb\x06proto3"
+	"\x06Report\x12\x18.wattle.v1.ReportRequest\x1a\x19.wattle.v1.ReportResponse(\x010\x01\x12:\n" +
+	"\x05Leave\x12\x17.wattle.v1.LeaveRequest\x1a\x18.wattle.v1.LeaveResponse\x12:\n" +
+	"\x05Reach\x12\x17.wattle.v1.ReachRequest\x1a\x18.wattle.v1.ReachResponseB2Z0github.com/wattle-mesh/wattle/internal/api/apipbb\x06proto3"
 
 var (
 	file_internal_api_apipb_agent_proto_rawDescOnce sync.Once
@@ -747,7 +1052,7 @@ func file_internal_api_apipb_agent_proto_rawDescGZIP() []byte {
 	return file_internal_api_apipb_agent_proto_rawDescData
 }
 
-var file_internal_api_apipb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_internal_api_apipb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_internal_api_apipb_agent_proto_goTypes = []any{
 	(*JoinRequest)(nil),           // 0: wattle.v1.JoinRequest
 	(*SignRequest)(nil),           // 1: wattle.v1.SignRequest
@@ -757,26 +1062,39 @@ var file_internal_api_apipb_agent_proto_goTypes = []any{
 	(*HealthReport)(nil),          // 5: wattle.v1.HealthReport
 	(*ReportResponse)(nil),        // 6: wattle.v1.ReportResponse
 	(*Left)(nil),                  // 7: wattle.v1.Left
-	(*Refusal)(nil),               // 8: wattle.v1.Refusal
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*Alarm)(nil),                 // 8: wattle.v1.Alarm
+	(*LeaveRequest)(nil),          // 9: wattle.v1.LeaveRequest
+	(*LeaveResponse)(nil),         // 10: wattle.v1.LeaveResponse
+	(*ReachRequest)(nil),          // 11: wattle.v1.ReachRequest
+	(*ReachResponse)(nil),         // 12: wattle.v1.ReachResponse
+	(*Refusal)(nil),               // 13: wattle.v1.Refusal
+	nil,                           // 14: wattle.v1.ReportRequest.FactsEntry
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_internal_api_apipb_agent_proto_depIdxs = []int32{
-	9, // 0: wattle.v1.SignResponse.not_after:type_name -> google.protobuf.Timestamp
-	4, // 1: wattle.v1.ReportRequest.registrations:type_name -> wattle.v1.Registration
-	5, // 2: wattle.v1.ReportRequest.health:type_name -> wattle.v1.HealthReport
-	8, // 3: wattle.v1.ReportResponse.refused:type_name -> wattle.v1.Refusal
-	7, // 4: wattle.v1.ReportResponse.left:type_name -> wattle.v1.Left
-	0, // 5: wattle.v1.Node.Join:input_type -> wattle.v1.JoinRequest
-	1, // 6: wattle.v1.Node.Sign:input_type -> wattle.v1.SignRequest
-	3, // 7: wattle.v1.Node.Report:input_type -> wattle.v1.ReportRequest
-	2, // 8: wattle.v1.Node.Join:output_type -> wattle.v1.SignResponse
-	2, // 9: wattle.v1.Node.Sign:output_type -> wattle.v1.SignResponse
-	6, // 10: wattle.v1.Node.Report:output_type -> wattle.v1.ReportResponse
-	8, // [8:11] is the sub-list for method output_type
-	5, // [5:8] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	15, // 0: wattle.v1.SignResponse.not_after:type_name -> google.protobuf.Timestamp
+	4,  // 1: wattle.v1.ReportRequest.registrations:type_name -> wattle.v1.Registration
+	5,  // 2: wattle.v1.ReportRequest.health:type_name -> wattle.v1.HealthReport
+	14, // 3: wattle.v1.ReportRequest.facts:type_name -> wattle.v1.ReportRequest.FactsEntry
+	8,  // 4: wattle.v1.ReportRequest.alarms:type_name -> wattle.v1.Alarm
+	13, // 5: wattle.v1.ReportResponse.refused:type_name -> wattle.v1.Refusal
+	7,  // 6: wattle.v1.ReportResponse.left:type_name -> wattle.v1.Left
+	15, // 7: wattle.v1.ReportResponse.time:type_name -> google.protobuf.Timestamp
+	0,  // 8: wattle.v1.Node.Join:input_type -> wattle.v1.JoinRequest
+	1,  // 9: wattle.v1.Node.Sign:input_type -> wattle.v1.SignRequest
+	3,  // 10: wattle.v1.Node.Report:input_type -> wattle.v1.ReportRequest
+	9,  // 11: wattle.v1.Node.Leave:input_type -> wattle.v1.LeaveRequest
+	11, // 12: wattle.v1.Node.Reach:input_type -> wattle.v1.ReachRequest
+	2,  // 13: wattle.v1.Node.Join:output_type -> wattle.v1.SignResponse
+	2,  // 14: wattle.v1.Node.Sign:output_type -> wattle.v1.SignResponse
+	6,  // 15: wattle.v1.Node.Report:output_type -> wattle.v1.ReportResponse
+	10, // 16: wattle.v1.Node.Leave:output_type -> wattle.v1.LeaveResponse
+	12, // 17: wattle.v1.Node.Reach:output_type -> wattle.v1.ReachResponse
+	13, // [13:18] is the sub-list for method output_type
+	8,  // [8:13] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_internal_api_apipb_agent_proto_init() }
@@ -790,7 +1108,7 @@ func file_internal_api_apipb_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_api_apipb_agent_proto_rawDesc), len(file_internal_api_apipb_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

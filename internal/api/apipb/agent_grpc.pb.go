@@ -25,6 +25,8 @@ const (
 	Node_Join_FullMethodName   = "/wattle.v1.Node/Join"
 	Node_Sign_FullMethodName   = "/wattle.v1.Node/Sign"
 	Node_Report_FullMethodName = "/wattle.v1.Node/Report"
+	Node_Leave_FullMethodName  = "/wattle.v1.Node/Leave"
+	Node_Reach_FullMethodName  = "/wattle.v1.Node/Reach"
 )
 
 // NodeClient is the client API for Node service.
@@ -39,6 +41,12 @@ type NodeClient interface {
 	// Report carries the complete registrations and health of the node, first at once, then whenever they
 	// change. The server answers each with what it refused. When the stream ends the last report stays.
 	Report(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ReportRequest, ReportResponse], error)
+	// Leave has the server forget the node: its registrations, its grant, what it said of its workloads. Its certificate is
+	// of no use from then on until it has joined again.
+	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error)
+	// Reach has the server connect to the calling node's mesh port, at the address that the call comes from or that the
+	// operator declared for the node, and at no other.
+	Reach(ctx context.Context, in *ReachRequest, opts ...grpc.CallOption) (*ReachResponse, error)
 }
 
 type nodeClient struct {
@@ -82,6 +90,26 @@ func (c *nodeClient) Report(ctx context.Context, opts ...grpc.CallOption) (grpc.
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Node_ReportClient = grpc.BidiStreamingClient[ReportRequest, ReportResponse]
 
+func (c *nodeClient) Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LeaveResponse)
+	err := c.cc.Invoke(ctx, Node_Leave_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeClient) Reach(ctx context.Context, in *ReachRequest, opts ...grpc.CallOption) (*ReachResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReachResponse)
+	err := c.cc.Invoke(ctx, Node_Reach_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServer is the server API for Node service.
 // All implementations must embed UnimplementedNodeServer
 // for forward compatibility.
@@ -94,6 +122,12 @@ type NodeServer interface {
 	// Report carries the complete registrations and health of the node, first at once, then whenever they
 	// change. The server answers each with what it refused. When the stream ends the last report stays.
 	Report(grpc.BidiStreamingServer[ReportRequest, ReportResponse]) error
+	// Leave has the server forget the node: its registrations, its grant, what it said of its workloads. Its certificate is
+	// of no use from then on until it has joined again.
+	Leave(context.Context, *LeaveRequest) (*LeaveResponse, error)
+	// Reach has the server connect to the calling node's mesh port, at the address that the call comes from or that the
+	// operator declared for the node, and at no other.
+	Reach(context.Context, *ReachRequest) (*ReachResponse, error)
 	mustEmbedUnimplementedNodeServer()
 }
 
@@ -112,6 +146,12 @@ func (UnimplementedNodeServer) Sign(context.Context, *SignRequest) (*SignRespons
 }
 func (UnimplementedNodeServer) Report(grpc.BidiStreamingServer[ReportRequest, ReportResponse]) error {
 	return status.Error(codes.Unimplemented, "method Report not implemented")
+}
+func (UnimplementedNodeServer) Leave(context.Context, *LeaveRequest) (*LeaveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Leave not implemented")
+}
+func (UnimplementedNodeServer) Reach(context.Context, *ReachRequest) (*ReachResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Reach not implemented")
 }
 func (UnimplementedNodeServer) mustEmbedUnimplementedNodeServer() {}
 func (UnimplementedNodeServer) testEmbeddedByValue()              {}
@@ -177,6 +217,42 @@ func _Node_Report_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Node_ReportServer = grpc.BidiStreamingServer[ReportRequest, ReportResponse]
 
+func _Node_Leave_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LeaveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).Leave(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_Leave_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).Leave(ctx, req.(*LeaveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Node_Reach_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReachRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).Reach(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_Reach_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).Reach(ctx, req.(*ReachRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Node_ServiceDesc is the grpc.ServiceDesc for Node service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -191,6 +267,14 @@ var Node_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Sign",
 			Handler:    _Node_Sign_Handler,
+		},
+		{
+			MethodName: "Leave",
+			Handler:    _Node_Leave_Handler,
+		},
+		{
+			MethodName: "Reach",
+			Handler:    _Node_Reach_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
