@@ -90,33 +90,50 @@ func (r *resolver) placeEndpoint(s *registry.Service, port registry.Port, e *reg
 }
 
 // occupant returns the workload that is behind the address and port of an endpoint of service n, though no
-// registry said so: the one that listens exactly there, else one whose port has that number, of n if possible.
+// registry said so: the one that listens exactly there, else the one that portAt is surest of, of n if possible.
 func (r *resolver) occupant(n registry.Name, e *registry.Endpoint) *Workload {
 	var found *Workload
+	best := elsewhere
 	for _, key := range r.atAddress.get(e.Address.String()) {
 		w := r.workloads.get(key)
-		switch p := portAt(w, e); {
-		case p == nil:
-		case p.Local == netip.AddrPortFrom(e.Address, e.Port):
-			return w
-		case found == nil || w.Service == n && found.Service != n:
-			found = w
+		p := portAt(w, e)
+		if p == nil {
+			continue
+		}
+		if how := leadsTo(p, e); how > best || how == best && w.Service == n && found.Service != n {
+			found, best = w, how
 		}
 	}
 	return found
 }
 
-// portAt returns the port of a workload that an endpoint at its host's address leads to: the one that listens exactly
-// there, else the one of that number; nil if there is none.
+// How an endpoint at a host's address leads to the port of a workload there.
+const (
+	elsewhere = iota
+	behind    // the application listens on that port of the loopback address, or of all: it may well be reached from outside
+	numbered  // callers of the mesh know it by that number
+	listening // it listens exactly there
+)
+
+func leadsTo(p *registry.WorkloadPort, e *registry.Endpoint) int {
+	switch {
+	case p.Local == netip.AddrPortFrom(e.Address, e.Port):
+		return listening
+	case p.Number == e.Port:
+		return numbered
+	case p.Local.Port() == e.Port && (p.Local.Addr().IsLoopback() || p.Local.Addr().IsUnspecified()):
+		return behind
+	}
+	return elsewhere
+}
+
+// portAt returns the port of a workload that an endpoint at its host's address leads to, the surest one; nil if there is none.
 func portAt(w *Workload, e *registry.Endpoint) *registry.WorkloadPort {
 	var found *registry.WorkloadPort
+	best := elsewhere
 	for i := range w.Ports {
-		p := &w.Ports[i]
-		if p.Local == netip.AddrPortFrom(e.Address, e.Port) {
-			return p
-		}
-		if p.Number == e.Port {
-			found = p
+		if how := leadsTo(&w.Ports[i], e); how > best {
+			found, best = &w.Ports[i], how
 		}
 	}
 	return found
