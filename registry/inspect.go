@@ -2,7 +2,10 @@ package registry
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -210,15 +213,23 @@ func endpointFault(e *Endpoint) (code, why string) {
 	case !utf8.ValidString(e.Reason + e.Locality.Region + e.Locality.Zone + e.Locality.Rack):
 		return code, "it has text that is not UTF-8"
 	}
-	return badMeta, metaFault(e.Meta)
+	return badMeta, metaFault(e.Meta.Len(), e.Meta.All())
 }
 
-func metaFault(meta Labels) string {
-	if n := meta.Len(); n > maxMeta {
+// CheckMeta says why no endpoint may have this metadata: the same as of what any registry says. nil: it may.
+func CheckMeta(meta map[string]string) error {
+	if why := metaFault(len(meta), maps.All(meta)); why != "" {
+		return errors.New(why)
+	}
+	return nil
+}
+
+func metaFault(n int, all iter.Seq2[string, string]) string {
+	if n > maxMeta {
 		return fmt.Sprintf("it has %d metadata labels, at most %d are allowed", n, maxMeta)
 	}
 	size := 0
-	for k, v := range meta.All() {
+	for k, v := range all {
 		size += len(k) + len(v)
 		switch {
 		case k == "":

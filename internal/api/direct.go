@@ -94,13 +94,9 @@ func checkDirect(s *configs.Service) error {
 			return malformed(fmt.Sprintf("endpoint %s is for port %d, which the service does not have", e.Address, e.PortFor))
 		case e.Weight > maxWeight:
 			return malformed(fmt.Sprintf("weight %d is not from 1 to %d", e.Weight, maxWeight))
-		case len(e.Meta) > maxMeta:
-			return malformed(fmt.Sprintf("%d entries in meta, at most %d are taken", len(e.Meta), maxMeta))
 		}
-		for k, v := range e.Meta {
-			if k == "" || len(k) > maxText || len(v) > maxText {
-				return malformed(fmt.Sprintf("meta of endpoint %s: a key is empty, or an entry longer than %d bytes", e.Address, maxText))
-			}
+		if err := registry.CheckMeta(e.Meta); err != nil {
+			return malformed(fmt.Sprintf("meta of endpoint %s: %v", e.Address, err))
 		}
 	}
 	return nil

@@ -123,6 +123,7 @@ func TestWhatAServerDoesNotRegister(t *testing.T) {
 		{"another port", outside("db", "10.0.0.2", func(s *configs.Service) { s.Endpoints[0].PortFor = 1 }), 400, CodeMalformed, "port 1"},
 		{"an endpoint that is empty", outside("db", "10.0.0.2", func(s *configs.Service) { s.Endpoints[0] = nil }), 400, CodeMalformed, "empty"},
 		{"a weight", outside("db", "10.0.0.2", func(s *configs.Service) { s.Endpoints[0].Weight = maxWeight + 1 }), 400, CodeMalformed, "weight"},
+		{"more meta than the catalog takes", outside("db", "10.0.0.2", func(s *configs.Service) { s.Endpoints[0].Meta = map[string]string{"k": strings.Repeat("v", 4<<10)} }), 400, CodeMalformed, "larger than 4096 bytes"},
 		{"too many endpoints", outside("db", "10.0.0.2", func(s *configs.Service) { s.Endpoints = make([]*configs.Endpoint, maxEndpoints+1) }), 400, CodeMalformed, "65 endpoints"},
 		{"the place of another instance", outside("db", "10.0.0.1", func(s *configs.Service) { s.Instance = "b" }), 409, CodeTaken, "shop/db/10.0.0.1 has 10.0.0.1:5432"},
 		{"the address of a host", outside("db", "10.0.0.90"), 409, CodeHost, "host h9, which has an agent"},

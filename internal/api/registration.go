@@ -18,6 +18,7 @@ import (
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 	"github.com/wattle-mesh/wattle/internal/spiffe"
 	"github.com/wattle-mesh/wattle/internal/store"
+	"github.com/wattle-mesh/wattle/registry"
 )
 
 // What one node may report, and one registration may hold. A host that needs more is no host.
@@ -30,8 +31,7 @@ const (
 	maxPorts         = 64
 	maxUpstreams     = 1024
 	maxChecks        = 64
-	maxMeta          = 64
-	maxText          = 1024 // bytes of a value of meta, a path
+	maxText          = 1024 // bytes of a path
 	maxSocket        = 107  // bytes: what Linux allows
 
 	minInterval = 100 * time.Millisecond
@@ -108,13 +108,9 @@ func CheckService(s *configs.Service) error {
 		return fmt.Errorf("no instance can be called %q", clip(s.Instance, 64))
 	case s.Weight < 1 || s.Weight > maxWeight:
 		return fmt.Errorf("weight %d is not from 1 to %d", s.Weight, maxWeight)
-	case len(s.Meta) > maxMeta:
-		return fmt.Errorf("%d entries in meta, at most %d are taken", len(s.Meta), maxMeta)
 	}
-	for k, v := range s.Meta {
-		if k == "" || len(k) > maxText || len(v) > maxText {
-			return fmt.Errorf("meta %q: a key is empty, or an entry longer than %d bytes", clip(k, 64), maxText)
-		}
+	if err := registry.CheckMeta(s.Meta); err != nil {
+		return fmt.Errorf("meta: %w", err)
 	}
 	if err := checkPorts(s); err != nil {
 		return err

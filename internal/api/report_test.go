@@ -202,7 +202,11 @@ func TestMalformedRegistrationsAreRefusedByName(t *testing.T) {
 		"weight zero":              change(func(s *configs.Service) { s.Weight = 0 }),
 		"too much weight":          change(func(s *configs.Service) { s.Weight = 1 << 31 }),
 		"an instance with a slash": change(func(s *configs.Service) { s.Instance = "a/b" }),
-		"much meta":                change(func(s *configs.Service) { s.Meta["x"] = strings.Repeat("a", maxText+1) }),
+		"more meta than the catalog takes": change(func(s *configs.Service) {
+			for _, k := range []string{"a", "b", "c", "d"} {
+				s.Meta[k] = strings.Repeat(k, 1<<10)
+			}
+		}),
 		"a check of another port": change(func(s *configs.Service) {
 			s.Checks = []*configs.Check{{Type: "tcp", Port: 1, Interval: 1e9, Timeout: 1e9, Healthy: 1, Unhealthy: 1}}
 		}),
