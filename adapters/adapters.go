@@ -24,4 +24,14 @@ type Proxy struct {
 	// Bootstrap is what the Envoy starts with, as JSON. One that runs already keeps the bootstrap that it began with.
 	Bootstrap []byte
 	LowPorts  bool // it listens on a port below 1024
+	Resources Resources
+	// Envoy is the binary, which was looked at; empty: the one that the adapter was made with.
+	Envoy string
+}
+
+// Resources bound what one Envoy may use; zero: what the platform says by itself. A platform that cannot bound it ignores them.
+type Resources struct {
+	MemoryHigh uint64 // bytes
+	CPUWeight  uint64 // 1 to 10000
+	TasksMax   uint64
 }

@@ -30,10 +30,11 @@ type Block struct {
 
 // Mesh is what holds for the whole mesh. There is at most one mesh block; without one the defaults hold.
 type Mesh struct {
-	Domain      string `json:"domain"`       // default "mesh"
-	TrustDomain string `json:"trust_domain"` // default "mesh.local"; the SPIFFE trust domain
-	MTLS        string `json:"mtls"`         // "strict" (default): endpoints in the mesh are called over mTLS only
-	Plaintext   bool   `json:"plaintext"`    // default true: endpoints outside the mesh may be called in plaintext
+	Domain      string `json:"domain"`          // default "mesh"
+	TrustDomain string `json:"trust_domain"`    // default "mesh.local"; the SPIFFE trust domain
+	MTLS        string `json:"mtls"`            // "strict" (default): endpoints in the mesh are called over mTLS only
+	Plaintext   bool   `json:"plaintext"`       // default true: endpoints outside the mesh may be called in plaintext
+	Envoy       *Envoy `json:"envoy,omitempty"` // that hosts run; nil: what each agent's file says
 	Origin      string `json:"origin,omitempty"`
 }
 
@@ -245,6 +246,22 @@ type Gateway struct {
 	Block
 	RunOn   []string         `json:"run_on"` // names of hosts
 	Servers []*GatewayServer `json:"servers"`
+	Proxy   *ProxyResources  `json:"proxy,omitempty"` // of each of its Envoys; nil: what their unit says
+}
+
+// ProxyResources bound what one Envoy may use of its host. Zero: what its unit says.
+type ProxyResources struct {
+	MemoryHigh uint64 `json:"memory_high,omitempty"` // bytes
+	CPUWeight  uint64 `json:"cpu_weight,omitempty"`  // 1 to 10000
+	TasksMax   uint64 `json:"tasks_max,omitempty"`
+	Origin     string `json:"origin,omitempty"`
+}
+
+// Envoy says which Envoy a host with systemd runs.
+type Envoy struct {
+	Version string `json:"version"`        // "1.40.0"
+	Path    string `json:"path,omitempty"` // of the binary on the hosts; empty: what the agent's file says
+	Origin  string `json:"origin,omitempty"`
 }
 
 // GatewayServer is one listening address of a gateway.
@@ -259,14 +276,16 @@ type GatewayServer struct {
 // Host declares a machine with an agent, and the workloads the operator places on it. Declaring a workload
 // here is also the grant that lets the host hold its identity.
 type Host struct {
-	Name     string     `json:"name"`
-	Address  netip.Addr `json:"address"`
-	MeshPort uint16     `json:"mesh_port"` // default 7443: first port of the mesh range of 32
-	Region   string     `json:"region,omitempty"`
-	Zone     string     `json:"zone,omitempty"`
-	Rack     string     `json:"rack,omitempty"`
-	Services []*Service `json:"services,omitempty"` // in the order of the file
-	Origin   string     `json:"origin,omitempty"`
+	Name     string          `json:"name"`
+	Address  netip.Addr      `json:"address"`
+	MeshPort uint16          `json:"mesh_port"` // default 7443: first port of the mesh range of 32
+	Region   string          `json:"region,omitempty"`
+	Zone     string          `json:"zone,omitempty"`
+	Rack     string          `json:"rack,omitempty"`
+	Services []*Service      `json:"services,omitempty"` // in the order of the file
+	Proxy    *ProxyResources `json:"proxy,omitempty"`    // of the host's own Envoy; nil: what its unit says
+	Envoy    *Envoy          `json:"envoy,omitempty"`    // nil: the mesh's
+	Origin   string          `json:"origin,omitempty"`
 }
 
 // Service is a workload when it stands in a host block or in an agent's services.d, and a set of endpoints

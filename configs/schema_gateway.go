@@ -18,6 +18,7 @@ var gatewayBlock = newBlock(block[Gateway]{
 	},
 	blocks: []child[Gateway]{
 		many("server", gatewayServerBlock, func(g *Gateway) *[]*GatewayServer { return &g.Servers }, "An address that it listens at.").must(),
+		one("proxy", proxyBlock, func(g *Gateway) **ProxyResources { return &g.Proxy }, "What each of its Envoys may use."),
 	},
 	origin: func(g *Gateway) *string { return &g.Origin },
 	finish: func(d *decoder, g *Gateway) {

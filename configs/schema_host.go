@@ -38,6 +38,8 @@ var hostBlock = newBlock(block[Host]{
 	},
 	blocks: []child[Host]{
 		many("service", serviceBlock, func(h *Host) *[]*Service { return &h.Services }, "A workload: one instance of a service that runs here."),
+		one("proxy", proxyBlock, func(h *Host) **ProxyResources { return &h.Proxy }, "What the host's own Envoy may use."),
+		one("envoy", envoyBlock, func(h *Host) **Envoy { return &h.Envoy }, "Which Envoy runs here, in the place of the mesh's."),
 	},
 	origin: func(h *Host) *string { return &h.Origin },
 	begin: func(d *decoder, h *Host) {

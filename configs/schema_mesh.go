@@ -34,6 +34,9 @@ var meshBlock = newBlock(block[Mesh]{
 		field("mtls", oneOf(mtlsStrict), func(m *Mesh) *string { return &m.MTLS }, "`strict`: endpoints in the mesh are called over mTLS only.").or(cty.StringVal(mtlsStrict)),
 		field("plaintext", boolean(), func(m *Mesh) *bool { return &m.Plaintext }, "Whether endpoints outside the mesh may be called, which is in plaintext.").or(cty.True),
 	},
+	blocks: []child[Mesh]{
+		one("envoy", envoyBlock, func(m *Mesh) **Envoy { return &m.Envoy }, "Which Envoy the hosts run."),
+	},
 	origin: func(m *Mesh) *string { return &m.Origin },
 })
 

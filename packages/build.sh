@@ -21,6 +21,8 @@ install -D -m 644 -t "$root/usr/lib/systemd/system" systemd/units/*
 install -D -m 644 -t "$root/usr/lib/sysusers.d" systemd/sysusers.d/*
 install -D -m 644 -t "$root/usr/lib/tmpfiles.d" systemd/tmpfiles.d/*
 install -D -m 644 -t "$root/usr/lib/systemd/system-preset" systemd/presets/*
+mkdir -p "$root/usr/share/wattle/systemd"
+cp -r systemd/newer/. "$root/usr/share/wattle/systemd"
 bin/wattle man "$root/usr/share/man/man1"
 gzip -9n "$root"/usr/share/man/man1/*.1
 bin/wattle completion bash >"$root/usr/share/bash-completion/completions/wattle"

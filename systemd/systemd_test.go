@@ -82,3 +82,39 @@ func TestAUnitThatThereIsNotIsAnError(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+func TestSettingsOfNewerSystemdsGoOnlyToThem(t *testing.T) {
+	of := func(version int) map[string]bool {
+		files, err := Newer(version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := map[string]bool{}
+		for _, f := range files {
+			out[f.Path] = true
+			unit := strings.TrimSuffix(path.Dir(f.Path), ".d")
+			if _, err := Unit(unit); err != nil {
+				t.Errorf("%s: %v", f.Path, err)
+			}
+			if len(parse(t, string(f.Text))["Service"]) == 0 {
+				t.Errorf("%s says nothing", f.Path)
+			}
+		}
+		return out
+	}
+	if all := of(249); len(all) > 0 {
+		t.Errorf("249 is the baseline: %v", all)
+	}
+	const hardening, credential = "wattle-envoy@.service.d/50-systemd-250.conf", "wattle-agent.service.d/50-systemd-254.conf"
+	if all := of(252); !all[hardening] || all[credential] {
+		t.Errorf("252: %v", all)
+	}
+	if all := of(257); !all[hardening] || !all[credential] {
+		t.Errorf("257: %v", all)
+	}
+	for text, want := range map[string]int{`"252.39-1~deb12u2"`: 252, "249": 249, "256~rc1": 256, "": 0, "v249": 0} {
+		if got := Version(text); got != want {
+			t.Errorf("%s is version %d", text, got)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/mesh"
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
 )
@@ -13,15 +14,25 @@ import (
 // have something to do.
 func plan(host *mesh.Proxy, all []*mesh.Proxy, trustDomain string) (*Resource, error) {
 	m := &planpb.HostPlan{Host: host.Host, TrustDomain: trustDomain, Draining: host.Draining}
+	if e := host.Envoy; e != nil {
+		m.Envoy = &planpb.Envoy{Version: e.Version, Path: e.Path}
+	}
 	for _, w := range host.Workloads {
 		m.Workloads = append(m.Workloads, planWorkload(w))
 	}
 	for _, px := range all {
 		if ids := identities(px); len(ids) > 0 {
-			m.Proxies = append(m.Proxies, &planpb.Proxy{Id: px.ID, Identities: ids, LowPorts: lowPorts(px), OpenPorts: openPorts(px)})
+			m.Proxies = append(m.Proxies, &planpb.Proxy{Id: px.ID, Identities: ids, LowPorts: lowPorts(px), OpenPorts: openPorts(px), Resources: planResources(px.Resources)})
 		}
 	}
 	return encode(Key{Type: HostPlan, Name: host.Host, Variant: host.ID}, m, "")
+}
+
+func planResources(r *configs.ProxyResources) *planpb.Resources {
+	if r == nil {
+		return nil
+	}
+	return &planpb.Resources{MemoryHigh: r.MemoryHigh, CpuWeight: r.CPUWeight, TasksMax: r.TasksMax}
 }
 
 // firstFree is the first port that every user may listen on.

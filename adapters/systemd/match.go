@@ -14,6 +14,7 @@ import (
 
 	"github.com/wattle-mesh/wattle/adapters"
 	"github.com/wattle-mesh/wattle/internal/systemd"
+	units "github.com/wattle-mesh/wattle/systemd"
 )
 
 // The template of an Envoy's unit.
@@ -35,6 +36,10 @@ type follower struct {
 
 	mu   sync.Mutex
 	busy map[string]bool // units with a job of ours
+
+	// Used by match alone:
+	held map[string]adapters.Resources // what was set, by unit
+	late map[string]time.Time          // when a unit may be replaced again that could not be
 }
 
 // follow matches the units to the plan until ctx is done or the connection fails.
@@ -43,7 +48,7 @@ func (a *Adapter) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f := &follower{Adapter: a, conn: conn, busy: map[string]bool{}}
+	f := &follower{Adapter: a, conn: conn, busy: map[string]bool{}, held: map[string]adapters.Resources{}, late: map[string]time.Time{}}
 	ctx, cancel := context.WithCancel(ctx)
 	defer f.jobs.Wait()
 	defer conn.Close()
@@ -84,6 +89,9 @@ func (f *follower) match(ctx context.Context) error {
 	if !known {
 		return nil
 	}
+	if err := f.dropIns(ctx, plan); err != nil {
+		return err
+	}
 	f.mu.Lock()
 	busy := maps.Clone(f.busy) // a job that ends from now on may have changed what is listed
 	f.mu.Unlock()
@@ -102,12 +110,21 @@ func (f *follower) match(ctx context.Context) error {
 			f.o.Log.Warn("what a proxy starts from was changed by another hand, it is written again", "proxy", p.ID)
 		}
 		unit := unitName(p.Name)
+		now, err := f.look(ctx, unit)
+		if err == nil {
+			err = f.bound(ctx, unit, p.Resources, now)
+		}
+		if err != nil {
+			f.o.Log.Error("what a proxy may use cannot be set", "proxy", p.ID, "error", err)
+		}
 		if busy[unit] {
 			continue
 		}
 		switch state[unit] { // one that stops is started when it has stopped: systemd says so
 		case "", "inactive", "failed":
 			f.job(ctx, unit, "start", f.conn.StartUnitContext)
+		case "active":
+			f.entitle(ctx, p.ID, unit, now)
 		}
 	}
 	for _, u := range units {
@@ -182,10 +199,17 @@ func (a *Adapter) install(ctx context.Context, conn *dbus.Conn) error {
 		return nil
 	}
 	for _, name := range missing {
-		if err := placeUnit(runtimeUnits, name); err != nil {
+		if err := placeUnit(a.runUnits(), name); err != nil {
 			return err
 		}
 	}
-	a.o.Log.Info("put units in place until the next start of the host", "units", missing, "folder", runtimeUnits)
+	version, err := conn.GetManagerProperty("Version")
+	if err != nil {
+		return err
+	}
+	if err := placeNewer(a.runUnits(), missing, units.Version(version)); err != nil {
+		return err
+	}
+	a.o.Log.Info("put units in place until the next start of the host", "units", missing, "folder", a.runUnits())
 	return conn.ReloadContext(ctx)
 }

@@ -4,6 +4,7 @@
 package systemd
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -44,6 +45,9 @@ type Adapter struct {
 	group int
 	units systemd.Units
 	wake  chan struct{}
+	run   string // systemd's own run folder: /run/systemd
+	// rights returns the effective capabilities of a process.
+	rights func(pid uint32) (uint64, error)
 
 	mu    sync.Mutex
 	plan  adapters.Plan
@@ -66,7 +70,7 @@ func New(o Options) (*Adapter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("group %s: %w", group, err)
 	}
-	return &Adapter{o: o, group: gid, wake: make(chan struct{}, 1)}, nil
+	return &Adapter{o: o, group: gid, wake: make(chan struct{}, 1), run: "/run/systemd", rights: effective}, nil
 }
 
 // Group is the group that the proxies run with.
@@ -102,7 +106,7 @@ func (a *Adapter) prepare(p adapters.Proxy) (changed bool, err error) {
 		return false, err
 	}
 	spec, err := launch.Spec{
-		Name: p.Name, Envoy: a.o.Envoy, Concurrency: a.o.Concurrency, LogLevel: a.o.LogLevel, Drain: a.o.Drain, Shutdown: a.o.Drain * 3 / 2,
+		Name: p.Name, Envoy: cmp.Or(p.Envoy, a.o.Envoy), Concurrency: a.o.Concurrency, LogLevel: a.o.LogLevel, Drain: a.o.Drain, Shutdown: a.o.Drain * 3 / 2,
 	}.Write(dir)
 	return boot || spec, err
 }

@@ -55,7 +55,10 @@ type host struct {
 func newHost(t *testing.T) *host {
 	t.Helper()
 	h := &host{t: t, Manager: systemdtest.NewManager(t, needed...)}
-	h.Adapter = &Adapter{group: os.Getgid(), wake: make(chan struct{}, 1), o: Options{
+	if err := os.Mkdir(filepath.Join(h.Folder, "system"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.Adapter = &Adapter{group: os.Getgid(), wake: make(chan struct{}, 1), run: h.Folder, rights: h.Rights, o: Options{
 		Log: slog.New(slog.NewTextHandler(&h.log, nil)), Envoy: "/usr/bin/envoy", Dir: t.TempDir(), Concurrency: 2, LogLevel: "warning", Drain: 20 * time.Second,
 	}}
 	ended := make(chan error, 1)
@@ -76,9 +79,29 @@ func (h *host) plan(names ...string) {
 	for _, n := range names {
 		p.Proxies = append(p.Proxies, adapters.Proxy{ID: "h1/" + n, Name: n, Bootstrap: []byte("{}")})
 	}
-	if err := h.Apply(h.t.Context(), p); err != nil {
+	h.apply(p.Proxies...)
+}
+
+func (h *host) apply(all ...adapters.Proxy) {
+	h.t.Helper()
+	for _, p := range all {
+		if h.State(unitName(p.Name)) == "" {
+			h.Know(unitName(p.Name))
+		}
+	}
+	if err := h.Apply(h.t.Context(), adapters.Plan{Proxies: all}); err != nil {
 		h.t.Fatal(err)
 	}
+}
+
+// did counts what was asked of systemd.
+func (h *host) did(what string) (n int) {
+	for _, d := range h.Done() {
+		if d == what {
+			n++
+		}
+	}
+	return n
 }
 
 func (h *host) wait(what string, ok func() bool) {

@@ -169,9 +169,9 @@ func (p *proxies) relay(ctx context.Context, host, name string) {
 
 // apply has the adapter run the Envoys of the plan.
 func (p *proxies) apply(ctx context.Context, wanted *planpb.HostPlan, host string, names []string) error {
-	low := map[string]bool{}
+	of := map[string]*planpb.Proxy{}
 	for _, x := range wanted.GetProxies() {
-		low[x.GetId()] = x.GetLowPorts()
+		of[x.GetId()] = x
 	}
 	var plan adapters.Plan
 	for _, name := range names {
@@ -180,7 +180,11 @@ func (p *proxies) apply(ctx context.Context, wanted *planpb.HostPlan, host strin
 		if err != nil {
 			return err
 		}
-		plan.Proxies = append(plan.Proxies, adapters.Proxy{ID: id, Name: name, Bootstrap: text, LowPorts: low[id]})
+		res := of[id].GetResources()
+		plan.Proxies = append(plan.Proxies, adapters.Proxy{
+			ID: id, Name: name, Bootstrap: text, LowPorts: of[id].GetLowPorts(),
+			Resources: adapters.Resources{MemoryHigh: res.GetMemoryHigh(), CPUWeight: res.GetCpuWeight(), TasksMax: res.GetTasksMax()},
+		})
 	}
 	return p.adapter.Apply(ctx, plan)
 }

@@ -96,6 +96,9 @@ type (
 		Scopes    []string       `json:"scopes,omitempty"`
 		Gateway   *gatewayJSON   `json:"gateway,omitempty"`
 		Draining  bool           `json:"draining,omitempty"`
+
+		Resources *configs.ProxyResources `json:"resources,omitempty"`
+		Envoy     *configs.Envoy          `json:"envoy,omitempty"`
 	}
 	workloadJSON struct {
 		Service  string                  `json:"service"`
@@ -233,7 +236,7 @@ func (p *Proxy) json() proxyJSON {
 	return proxyJSON{
 		ID: p.ID, Host: p.Host, Kind: p.Kind, Address: p.Address, Workloads: convert(p.Workloads, (*Workload).json),
 		Scopes: convert(p.Scopes, func(s *Scope) string { return s.Key }), Gateway: p.Gateway.json(),
-		Draining: p.Draining,
+		Draining: p.Draining, Resources: p.Resources, Envoy: p.Envoy,
 	}
 }
 

@@ -36,7 +36,8 @@ func (r *resolver) setProxy(id string, now *Proxy) {
 }
 
 func sameProxy(a, b *Proxy) bool {
-	return a.ID == b.ID && a.Host == b.Host && a.Kind == b.Kind && a.Address == b.Address && a.Gateway == b.Gateway && a.Draining == b.Draining &&
+	return a.Resources == b.Resources && a.Envoy == b.Envoy &&
+		a.ID == b.ID && a.Host == b.Host && a.Kind == b.Kind && a.Address == b.Address && a.Gateway == b.Gateway && a.Draining == b.Draining &&
 		slices.Equal(a.Workloads, b.Workloads) && slices.Equal(a.Scopes, b.Scopes)
 }
 
@@ -53,7 +54,7 @@ func (r *resolver) hostProxy(host string) {
 		r.note("host "+host, nil)
 		return
 	}
-	p := &Proxy{ID: id, Host: host, Kind: HostProxy}
+	p := &Proxy{ID: id, Host: host, Kind: HostProxy, Envoy: r.pol.Mesh.Envoy}
 	_, p.Draining = slices.BinarySearch(r.cat.Drained, host)
 	for _, key := range keys {
 		w := r.workloads.get(key)
@@ -65,7 +66,7 @@ func (r *resolver) hostProxy(host string) {
 		}
 	}
 	if declared {
-		p.Address = r.pol.Hosts[i].Address
+		p.Address, p.Resources, p.Envoy = r.pol.Hosts[i].Address, r.pol.Hosts[i].Proxy, cmp.Or(r.pol.Hosts[i].Envoy, p.Envoy)
 	}
 	slices.SortFunc(p.Workloads, func(a, b *Workload) int { return compareWorkloads(a.Workload, b.Workload) })
 	p.Scopes = scopesOf(p.Workloads)
@@ -158,7 +159,7 @@ func (r *resolver) gatewayProxies(n registry.Name, g *configs.Gateway) {
 	}
 	if g != nil {
 		for _, h := range g.RunOn {
-			hosts[h] = &Proxy{ID: gatewayProxyID(h, n.Namespace, n.Name), Host: h, Kind: GatewayProxy, Gateway: r.built[n]}
+			hosts[h] = &Proxy{ID: gatewayProxyID(h, n.Namespace, n.Name), Host: h, Kind: GatewayProxy, Gateway: r.built[n], Resources: g.Proxy}
 		}
 	}
 	for h := range maps.Keys(hosts) {

@@ -131,7 +131,16 @@ func newResolver(prev *View, cat *registry.Catalog, pol *configs.Policy) *resolv
 func sameSettings(a, b *configs.Mesh) bool {
 	x, y := *a, *b
 	x.Origin, y.Origin = "", ""
-	return x == y
+	x.Envoy, y.Envoy = nil, nil
+	return x == y && sameEnvoy(a.Envoy, b.Envoy)
+}
+
+// sameEnvoy reports whether two blocks name one binary.
+func sameEnvoy(a, b *configs.Envoy) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Version == b.Version && a.Path == b.Path
 }
 
 // mark returns what is dirty of service n, to be added to.

@@ -183,6 +183,9 @@ type Proxy struct {
 	Scopes    []*Scope    // those of its workloads; sorted by key, without repeats
 	Gateway   *Gateway    // gateway proxy
 	Draining  bool        // host proxy: the host is in maintenance
+
+	Resources *configs.ProxyResources // what it may use; nil: what its unit says
+	Envoy     *configs.Envoy          // that all proxies of the host run; host proxy; nil: what the agent's file says
 }
 
 // Workload is a registered workload with what the mesh allotted to it.

@@ -14,7 +14,7 @@ remove | 0) ;;
 esac
 rm -rf /run/wattle /run/wattle-envoy
 rm -f /run/systemd/system/wattle-*
-rm -rf /run/systemd/system/wattle-*.d
+rm -rf /run/systemd/system/wattle-*.d /run/systemd/system.control/wattle-*.d
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	systemctl reset-failed 'wattle*' 2>/dev/null || :

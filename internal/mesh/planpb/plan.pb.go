@@ -31,7 +31,9 @@ type HostPlan struct {
 	Workloads   []*Workload            `protobuf:"bytes,3,rep,name=workloads,proto3" json:"workloads,omitempty"`
 	Proxies     []*Proxy               `protobuf:"bytes,4,rep,name=proxies,proto3" json:"proxies,omitempty"`
 	// The host is in maintenance: every workload of it drains.
-	Draining      bool `protobuf:"varint,5,opt,name=draining,proto3" json:"draining,omitempty"`
+	Draining bool `protobuf:"varint,5,opt,name=draining,proto3" json:"draining,omitempty"`
+	// The Envoy that all proxies of the host run; unset: the one that the agent's file names.
+	Envoy         *Envoy `protobuf:"bytes,16,opt,name=envoy,proto3" json:"envoy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -101,6 +103,68 @@ func (x *HostPlan) GetDraining() bool {
 	return false
 }
 
+func (x *HostPlan) GetEnvoy() *Envoy {
+	if x != nil {
+		return x.Envoy
+	}
+	return nil
+}
+
+// Envoy is a binary.
+type Envoy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "1.40.0"; a binary of another version is not used.
+	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// Absolute; empty: the one that the agent's file names.
+	Path          string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Envoy) Reset() {
+	*x = Envoy{}
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Envoy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Envoy) ProtoMessage() {}
+
+func (x *Envoy) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Envoy.ProtoReflect.Descriptor instead.
+func (*Envoy) Descriptor() ([]byte, []int) {
+	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Envoy) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Envoy) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
 // Workload is a service instance on this host.
 type Workload struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -126,7 +190,7 @@ type Workload struct {
 
 func (x *Workload) Reset() {
 	*x = Workload{}
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[1]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -138,7 +202,7 @@ func (x *Workload) String() string {
 func (*Workload) ProtoMessage() {}
 
 func (x *Workload) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[1]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -151,7 +215,7 @@ func (x *Workload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Workload.ProtoReflect.Descriptor instead.
 func (*Workload) Descriptor() ([]byte, []int) {
-	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{1}
+	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Workload) GetNamespace() string {
@@ -245,7 +309,7 @@ type Upstream struct {
 
 func (x *Upstream) Reset() {
 	*x = Upstream{}
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[2]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -257,7 +321,7 @@ func (x *Upstream) String() string {
 func (*Upstream) ProtoMessage() {}
 
 func (x *Upstream) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[2]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -270,7 +334,7 @@ func (x *Upstream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upstream.ProtoReflect.Descriptor instead.
 func (*Upstream) Descriptor() ([]byte, []int) {
-	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{2}
+	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Upstream) GetNamespace() string {
@@ -326,7 +390,7 @@ type Capture struct {
 
 func (x *Capture) Reset() {
 	*x = Capture{}
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[3]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -338,7 +402,7 @@ func (x *Capture) String() string {
 func (*Capture) ProtoMessage() {}
 
 func (x *Capture) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[3]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -351,7 +415,7 @@ func (x *Capture) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capture.ProtoReflect.Descriptor instead.
 func (*Capture) Descriptor() ([]byte, []int) {
-	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{3}
+	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Capture) GetMode() string {
@@ -421,7 +485,7 @@ type Name struct {
 
 func (x *Name) Reset() {
 	*x = Name{}
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[4]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -433,7 +497,7 @@ func (x *Name) String() string {
 func (*Name) ProtoMessage() {}
 
 func (x *Name) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[4]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -446,7 +510,7 @@ func (x *Name) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Name.ProtoReflect.Descriptor instead.
 func (*Name) Descriptor() ([]byte, []int) {
-	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{4}
+	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Name) GetName() string {
@@ -475,7 +539,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[5]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +551,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[5]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +564,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{5}
+	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Port) GetNumber() uint32 {
@@ -540,7 +604,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[6]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +616,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[6]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +629,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{6}
+	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Check) GetType() string {
@@ -636,7 +700,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[7]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +712,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[7]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +725,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{7}
+	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Proxy) GetId() string {
@@ -705,14 +769,13 @@ type Resources struct {
 	MemoryHigh    uint64                 `protobuf:"varint,1,opt,name=memory_high,json=memoryHigh,proto3" json:"memory_high,omitempty"` // bytes
 	CpuWeight     uint64                 `protobuf:"varint,2,opt,name=cpu_weight,json=cpuWeight,proto3" json:"cpu_weight,omitempty"`    // 1 to 10000
 	TasksMax      uint64                 `protobuf:"varint,3,opt,name=tasks_max,json=tasksMax,proto3" json:"tasks_max,omitempty"`
-	LimitNofile   uint64                 `protobuf:"varint,4,opt,name=limit_nofile,json=limitNofile,proto3" json:"limit_nofile,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[8]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +787,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[8]
+	mi := &file_internal_mesh_planpb_plan_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +800,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{8}
+	return file_internal_mesh_planpb_plan_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Resources) GetMemoryHigh() uint64 {
@@ -761,24 +824,21 @@ func (x *Resources) GetTasksMax() uint64 {
 	return 0
 }
 
-func (x *Resources) GetLimitNofile() uint64 {
-	if x != nil {
-		return x.LimitNofile
-	}
-	return 0
-}
-
 var File_internal_mesh_planpb_plan_proto protoreflect.FileDescriptor
 
 const file_internal_mesh_planpb_plan_proto_rawDesc = "" +
 	"\n" +
-	"\x1finternal/mesh/planpb/plan.proto\x12\twattle.v1\x1a\x1egoogle/protobuf/duration.proto\"\xbc\x01\n" +
+	"\x1finternal/mesh/planpb/plan.proto\x12\twattle.v1\x1a\x1egoogle/protobuf/duration.proto\"\xe4\x01\n" +
 	"\bHostPlan\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12!\n" +
 	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x121\n" +
 	"\tworkloads\x18\x03 \x03(\v2\x13.wattle.v1.WorkloadR\tworkloads\x12*\n" +
 	"\aproxies\x18\x04 \x03(\v2\x10.wattle.v1.ProxyR\aproxies\x12\x1a\n" +
-	"\bdraining\x18\x05 \x01(\bR\bdraining\"\xf3\x02\n" +
+	"\bdraining\x18\x05 \x01(\bR\bdraining\x12&\n" +
+	"\x05envoy\x18\x10 \x01(\v2\x10.wattle.v1.EnvoyR\x05envoy\"5\n" +
+	"\x05Envoy\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"\xf3\x02\n" +
 	"\bWorkload\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
@@ -829,14 +889,13 @@ const file_internal_mesh_planpb_plan_proto_rawDesc = "" +
 	"\tlow_ports\x18\x03 \x01(\bR\blowPorts\x122\n" +
 	"\tresources\x18\x04 \x01(\v2\x14.wattle.v1.ResourcesR\tresources\x12\x1d\n" +
 	"\n" +
-	"open_ports\x18\x05 \x03(\rR\topenPorts\"\x8b\x01\n" +
+	"open_ports\x18\x05 \x03(\rR\topenPorts\"n\n" +
 	"\tResources\x12\x1f\n" +
 	"\vmemory_high\x18\x01 \x01(\x04R\n" +
 	"memoryHigh\x12\x1d\n" +
 	"\n" +
 	"cpu_weight\x18\x02 \x01(\x04R\tcpuWeight\x12\x1b\n" +
-	"\ttasks_max\x18\x03 \x01(\x04R\btasksMax\x12!\n" +
-	"\flimit_nofile\x18\x04 \x01(\x04R\vlimitNofileB4Z2github.com/wattle-mesh/wattle/internal/mesh/planpbb\x06proto3"
+	"\ttasks_max\x18\x03 \x01(\x04R\btasksMaxJ\x04\b\x04\x10\x05B4Z2github.com/wattle-mesh/wattle/internal/mesh/planpbb\x06proto3"
 
 var (
 	file_internal_mesh_planpb_plan_proto_rawDescOnce sync.Once
@@ -850,35 +909,37 @@ func file_internal_mesh_planpb_plan_proto_rawDescGZIP() []byte {
 	return file_internal_mesh_planpb_plan_proto_rawDescData
 }
 
-var file_internal_mesh_planpb_plan_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_internal_mesh_planpb_plan_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_internal_mesh_planpb_plan_proto_goTypes = []any{
 	(*HostPlan)(nil),            // 0: wattle.v1.HostPlan
-	(*Workload)(nil),            // 1: wattle.v1.Workload
-	(*Upstream)(nil),            // 2: wattle.v1.Upstream
-	(*Capture)(nil),             // 3: wattle.v1.Capture
-	(*Name)(nil),                // 4: wattle.v1.Name
-	(*Port)(nil),                // 5: wattle.v1.Port
-	(*Check)(nil),               // 6: wattle.v1.Check
-	(*Proxy)(nil),               // 7: wattle.v1.Proxy
-	(*Resources)(nil),           // 8: wattle.v1.Resources
-	(*durationpb.Duration)(nil), // 9: google.protobuf.Duration
+	(*Envoy)(nil),               // 1: wattle.v1.Envoy
+	(*Workload)(nil),            // 2: wattle.v1.Workload
+	(*Upstream)(nil),            // 3: wattle.v1.Upstream
+	(*Capture)(nil),             // 4: wattle.v1.Capture
+	(*Name)(nil),                // 5: wattle.v1.Name
+	(*Port)(nil),                // 6: wattle.v1.Port
+	(*Check)(nil),               // 7: wattle.v1.Check
+	(*Proxy)(nil),               // 8: wattle.v1.Proxy
+	(*Resources)(nil),           // 9: wattle.v1.Resources
+	(*durationpb.Duration)(nil), // 10: google.protobuf.Duration
 }
 var file_internal_mesh_planpb_plan_proto_depIdxs = []int32{
-	1,  // 0: wattle.v1.HostPlan.workloads:type_name -> wattle.v1.Workload
-	7,  // 1: wattle.v1.HostPlan.proxies:type_name -> wattle.v1.Proxy
-	5,  // 2: wattle.v1.Workload.ports:type_name -> wattle.v1.Port
-	6,  // 3: wattle.v1.Workload.checks:type_name -> wattle.v1.Check
-	2,  // 4: wattle.v1.Workload.upstreams:type_name -> wattle.v1.Upstream
-	3,  // 5: wattle.v1.Workload.capture:type_name -> wattle.v1.Capture
-	4,  // 6: wattle.v1.Capture.names:type_name -> wattle.v1.Name
-	9,  // 7: wattle.v1.Check.interval:type_name -> google.protobuf.Duration
-	9,  // 8: wattle.v1.Check.timeout:type_name -> google.protobuf.Duration
-	8,  // 9: wattle.v1.Proxy.resources:type_name -> wattle.v1.Resources
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	2,  // 0: wattle.v1.HostPlan.workloads:type_name -> wattle.v1.Workload
+	8,  // 1: wattle.v1.HostPlan.proxies:type_name -> wattle.v1.Proxy
+	1,  // 2: wattle.v1.HostPlan.envoy:type_name -> wattle.v1.Envoy
+	6,  // 3: wattle.v1.Workload.ports:type_name -> wattle.v1.Port
+	7,  // 4: wattle.v1.Workload.checks:type_name -> wattle.v1.Check
+	3,  // 5: wattle.v1.Workload.upstreams:type_name -> wattle.v1.Upstream
+	4,  // 6: wattle.v1.Workload.capture:type_name -> wattle.v1.Capture
+	5,  // 7: wattle.v1.Capture.names:type_name -> wattle.v1.Name
+	10, // 8: wattle.v1.Check.interval:type_name -> google.protobuf.Duration
+	10, // 9: wattle.v1.Check.timeout:type_name -> google.protobuf.Duration
+	9,  // 10: wattle.v1.Proxy.resources:type_name -> wattle.v1.Resources
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_internal_mesh_planpb_plan_proto_init() }
@@ -892,7 +953,7 @@ func file_internal_mesh_planpb_plan_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_mesh_planpb_plan_proto_rawDesc), len(file_internal_mesh_planpb_plan_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -2,6 +2,7 @@ package systemdtest
 
 import (
 	"fmt"
+	"math"
 	"path"
 	"slices"
 	"sync"
@@ -16,22 +17,31 @@ type Manager struct {
 	t    *testing.T
 	conn *dbus.Conn
 
-	mu    sync.Mutex
-	units map[string]*unit
-	jobs  uint32
-	done  []string // "start NAME", "stop NAME"
-	fail  map[string]string
+	// Folder is in the place of /run/systemd: drop-ins in Folder/system count once Reload was called.
+	Folder string
+
+	mu     sync.Mutex
+	units  map[string]*unit
+	jobs   uint32
+	done   []string // "start NAME", "stop NAME", "reload NAME", "daemon-reload", "set NAME PROPERTY=VALUE"
+	fail   map[string]string
+	pids   uint32
+	rights map[uint32]uint64 // of the processes
 }
 
 type unit struct {
-	state string
-	props *prop.Properties
+	state   string
+	ambient uint64
+	props   *prop.Properties
 }
+
+// What a unit says that no drop-in changes.
+var plain = map[string]uint64{"MemoryHigh": math.MaxUint64, "CPUWeight": math.MaxUint64, "TasksMax": 4096}
 
 // NewManager runs a stand-in in which these unit files are installed.
 func NewManager(t *testing.T, installed ...string) *Manager {
 	t.Helper()
-	m := &Manager{t: t, conn: Connect(t), units: map[string]*unit{}, fail: map[string]string{}}
+	m := &Manager{t: t, conn: Connect(t), Folder: t.TempDir(), units: map[string]*unit{}, fail: map[string]string{}, rights: map[uint32]uint64{}}
 	err := m.conn.ExportMethodTable(map[string]any{
 		"Subscribe": func() *dbus.Error { return nil },
 		"ListUnitFilesByPatterns": func(_, _ []string) ([]struct{ Path, Type string }, *dbus.Error) {
@@ -43,9 +53,17 @@ func NewManager(t *testing.T, installed ...string) *Manager {
 		},
 		"ListUnitsByPatterns": m.list,
 		"StartUnit":           func(name, _ string) (dbus.ObjectPath, *dbus.Error) { return m.job("start", name, "active") },
+		"ReloadUnit":          func(name, _ string) (dbus.ObjectPath, *dbus.Error) { return m.job("reload", name, "active") },
+		"Reload":              m.reload,
+		"SetUnitProperties":   m.setProperties,
+		"KillUnit":            m.kill,
 		"StopUnit":            func(name, _ string) (dbus.ObjectPath, *dbus.Error) { return m.job("stop", name, "inactive") },
 		"GetUnit":             func(name string) (dbus.ObjectPath, *dbus.Error) { return Path(name), nil },
 	}, "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = prop.Export(m.conn, "/org/freedesktop/systemd1", prop.Map{"org.freedesktop.systemd1.Manager": {"Version": {Value: "252.1-test"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,6 +103,9 @@ func (m *Manager) job(what, name, state string) (dbus.ObjectPath, *dbus.Error) {
 		result, state = r, "failed"
 	}
 	m.mu.Unlock()
+	if what != "stop" && state == "active" {
+		m.Spawn(name)
+	}
 	m.Set(name, state)
 	job := dbus.ObjectPath(fmt.Sprintf("/org/freedesktop/systemd1/job/%d", id))
 	go func() {
@@ -96,11 +117,7 @@ func (m *Manager) job(what, name, state string) (dbus.ObjectPath, *dbus.Error) {
 // Set changes the state of a unit, as if somebody else had.
 func (m *Manager) Set(name, state string) {
 	m.mu.Lock()
-	u := m.units[name]
-	if u == nil {
-		u = &unit{props: Export(m.t, m.conn, name, map[string]any{"Unit.ActiveState": "", "Unit.LoadState": "loaded", "Service.UID": uint32(0)})}
-		m.units[name] = u
-	}
+	u := m.unit(name)
 	u.state = state
 	m.mu.Unlock()
 	u.props.SetMust("org.freedesktop.systemd1.Unit", "ActiveState", state)
