@@ -42,6 +42,9 @@ func clusterName(r mesh.ClusterRef) string {
 	return s
 }
 
+// EndpointsName is the name of the resource with the endpoints of a cluster.
+func EndpointsName(r mesh.ClusterRef) string { return clusterName(r) }
+
 // missingCluster names a cluster that does not exist.
 func missingCluster(r mesh.ClusterRef) string { return "missing/" + clusterName(r) }
 

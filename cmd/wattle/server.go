@@ -23,6 +23,7 @@ import (
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api"
 	"github.com/wattle-mesh/wattle/internal/ca"
+	"github.com/wattle-mesh/wattle/internal/drain"
 	"github.com/wattle-mesh/wattle/internal/pipeline"
 	"github.com/wattle-mesh/wattle/internal/spiffe"
 	"github.com/wattle-mesh/wattle/internal/store"
@@ -96,6 +97,7 @@ type server struct {
 	checker   *checker
 	loop      *pipeline.Loop
 	xds       *xds.Server
+	callers   *drain.Callers
 	metrics   *prometheus.Registry
 }
 
@@ -145,6 +147,7 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, file 
 		Log: log, Metrics: s.metrics, MaxNames: agentNames,
 		OnConverged: func(gen uint64, proxies int, took time.Duration, nacked int) {
 			s.loop.Converged(gen, proxies, nacked, took)
+			s.callers.Nudge()
 		},
 	}
 	s.checker = newChecker(log, func() *pipeline.State { return s.loop.State() }, s.registrar.Health, func() { s.loop.Nudge() })
@@ -155,7 +158,8 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, file 
 		Revisions: s.store, Registries: s.registry, Health: s.checker.Health, Facts: s.registrar.Facts,
 		OnPolicy: s.registrar.SetPolicy, Publish: s.xds.Apply, Pace: pace,
 	})
-	s.nodes = api.NewNode(api.NodeOptions{Log: log, CA: s.ca, Store: s.store, Registrar: s.registrar, Holds: s.holds})
+	s.callers = drain.New(drain.Options{State: s.loop.State, Lagging: s.xds.Lagging})
+	s.nodes = api.NewNode(api.NodeOptions{Log: log, CA: s.ca, Store: s.store, Registrar: s.registrar, Holds: s.holds, Callers: s.callers})
 	s.metrics.MustRegister(s.nodes.Collector())
 	return s, nil
 }
@@ -245,6 +249,7 @@ func (s *server) run(ctx context.Context) error {
 	g.Go(func() error { return s.store.Run(ctx) })
 	g.Go(func() error { return s.loop.Run(ctx) })
 	g.Go(func() error { return s.checker.run(ctx) })
+	g.Go(func() error { return s.callers.Run(ctx) })
 	g.Go(func() error { return s.file.watch(ctx) })
 	g.Go(func() error { return s.serveAgents(ctx, agents) })
 	g.Go(func() error { return s.serveHTTP(ctx, local, token) })

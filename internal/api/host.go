@@ -54,6 +54,7 @@ type said struct {
 type host struct {
 	name    string
 	grant   store.Grant
+	drain   *store.Drain  // nil: it is not in maintenance
 	stream  uint64        // the number of the newest stream of reports
 	end     chan struct{} // ends it; nil: none is open
 	left    time.Time     // when the last one ended, or the server started
@@ -213,16 +214,34 @@ func (h *host) dropHealth(m registry.HealthMap) {
 	for _, w := range h.said.health {
 		delete(m, h.key(w))
 	}
+	delete(m, registry.HostKey(h.name))
 }
 
 func (h *host) putHealth(m registry.HealthMap) {
 	for _, w := range h.said.health {
 		word := registry.HealthWord{Health: registry.Healthy, Reason: w.Reason}
-		if !w.Healthy {
+		switch {
+		case !w.Healthy:
 			word.Health = registry.Unhealthy
+		case h.drain != nil:
+			word = registry.HealthWord{Health: registry.Draining, Reason: h.maintenance()}
+		case w.Drain != 0:
+			word.Health = registry.Draining
 		}
 		m[h.key(w)] = word
 	}
+	if h.drain != nil {
+		m[registry.HostKey(h.name)] = registry.HealthWord{Health: registry.Draining, Reason: h.maintenance()}
+	}
+}
+
+// maintenance says why the host's workloads take no new requests.
+func (h *host) maintenance() string {
+	text := "host " + h.name + " is in maintenance"
+	if h.drain.Reason != "" {
+		text += ": " + h.drain.Reason
+	}
+	return text
 }
 
 // declaration returns the policy's host block of that name, or nil.

@@ -16,6 +16,7 @@ import (
 	"github.com/wattle-mesh/wattle/internal/ca"
 	"github.com/wattle-mesh/wattle/internal/spiffe"
 	"github.com/wattle-mesh/wattle/internal/store"
+	"github.com/wattle-mesh/wattle/registry"
 )
 
 // How long a join token lives.
@@ -33,7 +34,24 @@ type NodeOptions struct {
 	// Holds reports whether the view in force has a workload of that identity on the node. It says what there is, not what
 	// is granted. Nil: what the policy declares and agents registered is all there is.
 	Holds func(node string, id spiffe.ID) bool
+	// Callers knows who may call workloads. Nil: nobody does.
+	Callers Callers
 }
+
+// Callers are the proxies that may call workloads; *drain.Callers is one.
+type Callers interface {
+	// Of says which proxies have yet to acknowledge that a workload takes no new requests, and which cannot be told. It
+	// reports false while what is in force calls the workload yet.
+	Of(registry.WorkloadKey) (lagging, away []string, told bool)
+	// Changed is closed when an answer of Of may be another one.
+	Changed() <-chan struct{}
+}
+
+// nobody calls.
+type nobody struct{}
+
+func (nobody) Of(registry.WorkloadKey) (lagging, away []string, told bool) { return nil, nil, true }
+func (nobody) Changed() <-chan struct{}                                    { return nil }
 
 // Node is the gRPC service wattle.v1.Node on the agents' port, and what people may do to nodes.
 type Node struct {
@@ -49,6 +67,9 @@ type Node struct {
 func NewNode(o NodeOptions) *Node {
 	if o.Holds == nil {
 		o.Holds = func(string, spiffe.ID) bool { return false }
+	}
+	if o.Callers == nil {
+		o.Callers = nobody{}
 	}
 	return &Node{o: o, limit: newLimiter(), reports: newPaces(reportRate, reportBurst), signs: newPaces(signRate, signBurst), reaches: newPaces(reachRate, reachBurst)}
 }
@@ -233,6 +254,7 @@ func (n *Node) Nodes() ([]NodeStatus, error) {
 	out := make([]NodeStatus, len(kept))
 	for i, k := range kept {
 		out[i] = n.o.Registrar.describe(k)
+		n.describeDrains(&out[i])
 	}
 	return out, nil
 }

@@ -61,7 +61,9 @@ func NewRegistrar(o RegistrarOptions) (*Registrar, error) {
 		return nil, err
 	}
 	for _, n := range nodes {
-		r.host(n.Name).grant = n.Grant
+		h := r.host(n.Name)
+		h.grant, h.drain = n.Grant, n.Drain
+		h.putHealth(r.health) // the word on the host itself
 	}
 	if err := r.loadLeft(); err != nil {
 		return nil, err

@@ -214,6 +214,7 @@ func parseHealth(all []*apipb.HealthReport) ([]store.Health, error) {
 		out = append(out, store.Health{
 			Namespace: h.GetNamespace(), Service: h.GetService(), Instance: h.GetInstance(),
 			Healthy: h.GetHealthy(), Reason: printable(clip(h.GetReason(), maxReason)),
+			Drain: h.GetDrain(), Idle: h.GetDrain() != 0 && h.GetIdle(),
 		})
 	}
 	slices.SortStableFunc(out, compareHealth)

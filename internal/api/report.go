@@ -47,7 +47,9 @@ func (n *Node) Report(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb
 	var told []refusal
 	var revision, answers uint64
 	var changed <-chan struct{} // nil before the first report
+	leaving := &leaving{node: who.Node, callers: n.o.Callers}
 	for {
+		moved, again := leaving.wait()
 		select {
 		case req := <-reports:
 			s, err := parseReport(who, req)
@@ -58,6 +60,15 @@ func (n *Node) Report(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb
 				return status.Error(codes.Aborted, err.Error())
 			}
 			revision, answers = req.GetRevision(), req.GetNumber()
+			leaving.take(req.GetHealth())
+		case <-moved:
+			if !leaving.look() {
+				continue
+			}
+		case <-again:
+			if !leaving.look() {
+				continue
+			}
 		case <-changed:
 			if now, _ := n.o.Registrar.refusals(who.Node); slices.Equal(now, told) {
 				_, changed = n.o.Registrar.refusals(who.Node)
@@ -72,7 +83,8 @@ func (n *Node) Report(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb
 			return err
 		}
 		told, changed = n.o.Registrar.refusals(who.Node)
-		resp := response(told, revision)
+		leaving.look()
+		resp := response(told, revision, leaving.left)
 		resp.Number, resp.Time = answers, timestamppb.New(n.o.CA.Now())
 		if err := stream.Send(resp); err != nil {
 			return err
@@ -111,8 +123,8 @@ func receive(stream grpc.BidiStreamingServer[apipb.ReportRequest, apipb.ReportRe
 	return reports, ended
 }
 
-func response(refused []refusal, revision uint64) *apipb.ReportResponse {
-	out := &apipb.ReportResponse{Revision: revision}
+func response(refused []refusal, revision uint64, left []*apipb.Left) *apipb.ReportResponse {
+	out := &apipb.ReportResponse{Revision: revision, Left: left}
 	for _, r := range refused {
 		out.Refused = append(out.Refused, &apipb.Refusal{Namespace: r.namespace, Service: r.service, Instance: r.instance, Origin: r.origin, Reason: r.reason})
 	}

@@ -85,6 +85,8 @@ type NodeStatus struct {
 	// ClockAhead is how far the host's clock is ahead of the server's; negative: behind. Zero: by less than 2 s.
 	ClockAhead configs.Duration `json:"clock_ahead,omitempty"`
 	Alarms     []Alarm          `json:"alarms,omitempty"` // sorted by name
+	// Drains are the workloads that take no new requests, by their agent's word or because the node is in maintenance.
+	Drains []DrainStatus `json:"drains,omitempty"`
 }
 
 // Alarm is something that a person has to mend. It lasts as long as its cause.

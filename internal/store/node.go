@@ -11,6 +11,26 @@ type Node struct {
 	Name   string    `json:"name"`
 	Grant  Grant     `json:"grant"` // the token's or the operator's; host blocks of the policy grant besides
 	Joined time.Time `json:"joined"`
+	Drain  *Drain    `json:"drain,omitempty"` // nil: it is not in maintenance
+}
+
+// Drain says that a host is in maintenance: none of its workloads takes new requests.
+type Drain struct {
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// SetDrain takes a node into maintenance, or with nil out of it. It reports false if the node was never let in.
+func (s *Store) SetDrain(node string, d *Drain) (ok bool, err error) {
+	err = s.db.Update(func(tx *bbolt.Tx) error {
+		var n Node
+		if n, ok, err = get[Node](tx, nodeBucket, []byte(node)); err != nil || !ok {
+			return err
+		}
+		n.Drain = d
+		return put(tx, nodeBucket, []byte(node), n)
+	})
+	return ok, err
 }
 
 // Admit lets a node in without a token. An empty grant leaves the node the one it has.

@@ -34,6 +34,8 @@ type Health struct {
 	Instance  string `json:"instance,omitempty"`
 	Healthy   bool   `json:"healthy"`
 	Reason    string `json:"reason,omitempty"`
+	Drain     uint64 `json:"drain,omitempty"` // not zero: it takes no new requests; grows with each time
+	Idle      bool   `json:"idle,omitempty"`  // and nothing is under way to it
 }
 
 // SaveReports replaces what is kept of the nodes' reports, all or none.

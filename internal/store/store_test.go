@@ -112,7 +112,7 @@ func TestATokenIsGoodOnceForItsNodeInItsTime(t *testing.T) {
 	if err := s.Redeem([]byte("one"), "h1", now); err != nil {
 		t.Fatalf("a good token is refused: %v", err)
 	}
-	if n, ok, err := s.Node("h1"); !ok || err != nil || !reflect.DeepEqual(n, Node{"h1", grant, now}) {
+	if n, ok, err := s.Node("h1"); !ok || err != nil || !reflect.DeepEqual(n, Node{Name: "h1", Grant: grant, Joined: now}) {
 		t.Errorf("node %+v, %v", n, err)
 	}
 	if err := s.Redeem([]byte("one"), "h1", now); !errors.Is(err, ErrToken) {
