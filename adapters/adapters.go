@@ -12,9 +12,22 @@ type Adapter interface {
 	Apply(ctx context.Context, p Plan) error
 }
 
-// Plan is every proxy that a host runs, sorted by name. Immutable.
+// Plan is every proxy that a host runs, sorted by name, and what workloads need besides. Immutable.
 type Plan struct {
 	Proxies []Proxy
+	// Units are units of workloads, which are not ours, with what they get from us; sorted by name. A platform without units
+	// ignores them.
+	Units []Unit
+	// Resolver has the resolver for captured workloads run; a platform may have none.
+	Resolver bool
+}
+
+// Unit is what a workload's unit gets from us when it starts next.
+type Unit struct {
+	Name string // "web.service"
+	// Resolv is the path of the resolv.conf that it sees instead of the host's, at whose address the host's Resolver is. Empty:
+	// it sees the host's.
+	Resolv string
 }
 
 // Proxy is one Envoy.

@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -26,7 +27,7 @@ const (
 func unitName(proxy string) string { return prefix + proxy + suffix }
 
 // needed are the units that an agent cannot do without, be it that no package installed them.
-var needed = []string{prefix + suffix, "wattle-proxies.slice"}
+var needed = []string{prefix + suffix, "wattle-proxies.slice", resolverUnit}
 
 // follower is one connection to systemd, and the jobs that it has for us.
 type follower struct {
@@ -59,7 +60,7 @@ func (a *Adapter) follow(ctx context.Context) error {
 	failed := make(chan error, 1)
 	f.jobs.Go(func() {
 		failed <- systemd.Follow(ctx, a.poke, func(unit string) {
-			if strings.HasPrefix(unit, prefix) {
+			if strings.HasPrefix(unit, prefix) || unit == resolverUnit {
 				a.poke()
 			}
 		})
@@ -91,6 +92,9 @@ func (f *follower) match(ctx context.Context) error {
 	}
 	if err := f.dropIns(ctx, plan); err != nil {
 		return err
+	}
+	if err := errors.Join(f.workloads(ctx, plan), f.resolver(ctx, plan.Resolver)); err != nil {
+		f.o.Log.Error("what workloads need of systemd cannot all be had", "error", err)
 	}
 	f.mu.Lock()
 	busy := maps.Clone(f.busy) // a job that ends from now on may have changed what is listed
@@ -153,7 +157,7 @@ func (f *follower) job(ctx context.Context, unit, what string, do jobFunc) {
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
-			f.o.Log.Error("systemd could not "+what+" a proxy", "unit", unit, "error", err, "remedy", "journalctl -u "+unit)
+			f.o.Log.Error("systemd could not "+what+" a unit", "unit", unit, "error", err, "remedy", "journalctl -u "+unit)
 		default:
 			f.o.Log.Info("unit "+what, "unit", unit)
 		}

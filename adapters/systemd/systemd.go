@@ -48,6 +48,8 @@ type Adapter struct {
 	run   string // systemd's own run folder: /run/systemd
 	// rights returns the effective capabilities of a process.
 	rights func(pid uint32) (uint64, error)
+	// etc is the folder of the drop-ins of workloads' units.
+	etc string
 
 	mu    sync.Mutex
 	plan  adapters.Plan
@@ -70,7 +72,7 @@ func New(o Options) (*Adapter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("group %s: %w", group, err)
 	}
-	return &Adapter{o: o, group: gid, wake: make(chan struct{}, 1), run: "/run/systemd", rights: effective}, nil
+	return &Adapter{o: o, group: gid, wake: make(chan struct{}, 1), etc: workloadUnits, run: "/run/systemd", rights: effective}, nil
 }
 
 // Group is the group that the proxies run with.

@@ -58,7 +58,7 @@ func newHost(t *testing.T) *host {
 	if err := os.Mkdir(filepath.Join(h.Folder, "system"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h.Adapter = &Adapter{group: os.Getgid(), wake: make(chan struct{}, 1), run: h.Folder, rights: h.Rights, o: Options{
+	h.Adapter = &Adapter{group: os.Getgid(), wake: make(chan struct{}, 1), etc: t.TempDir(), run: h.Folder, rights: h.Rights, o: Options{
 		Log: slog.New(slog.NewTextHandler(&h.log, nil)), Envoy: "/usr/bin/envoy", Dir: t.TempDir(), Concurrency: 2, LogLevel: "warning", Drain: 20 * time.Second,
 	}}
 	ended := make(chan error, 1)
@@ -84,12 +84,17 @@ func (h *host) plan(names ...string) {
 
 func (h *host) apply(all ...adapters.Proxy) {
 	h.t.Helper()
-	for _, p := range all {
+	h.whole(adapters.Plan{Proxies: all})
+}
+
+func (h *host) whole(plan adapters.Plan) {
+	h.t.Helper()
+	for _, p := range plan.Proxies {
 		if h.State(unitName(p.Name)) == "" {
 			h.Know(unitName(p.Name))
 		}
 	}
-	if err := h.Apply(h.t.Context(), adapters.Plan{Proxies: all}); err != nil {
+	if err := h.Apply(h.t.Context(), plan); err != nil {
 		h.t.Fatal(err)
 	}
 }

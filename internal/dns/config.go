@@ -11,6 +11,9 @@ import (
 	wire "github.com/miekg/dns"
 )
 
+// File is the name of the file with the Config.
+const File = "views.json"
+
 // Config is what a resolver serves: one view of the mesh's names for each workload. The agent writes it, the resolver reads
 // it. Immutable.
 type Config struct {

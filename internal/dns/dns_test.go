@@ -390,3 +390,17 @@ func FuzzAnswer(f *testing.F) {
 		}
 	})
 }
+
+func TestAWorkloadsFileKeepsWhatTheHostsSays(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(file, []byte("nameserver 192.0.2.1\nsearch corp.example . mesh\noptions ndots:2 rotate\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const want = "# The Wattle agent's, of workload shop/web.\nnameserver 127.0.53.1\nsearch shop.mesh mesh corp.example\noptions ndots:2\n"
+	if got := Conf(views[0], file); got != want {
+		t.Error(got)
+	}
+	if got := Conf(views[0], file+".none"); !strings.HasSuffix(got, "nameserver 127.0.53.1\nsearch shop.mesh mesh\n") {
+		t.Error(got)
+	}
+}

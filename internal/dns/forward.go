@@ -147,23 +147,21 @@ func stamp(files []string) string {
 	return b.String()
 }
 
-// read returns the servers of the first file that names one which is not this resolver.
+// read returns the servers that the files name, but for this resolver itself.
 func (f *forwarder) read() []string {
+	var out []string
 	for _, file := range f.files {
 		c, err := wire.ClientConfigFromFile(file)
 		if err != nil {
 			continue
 		}
-		var out []string
 		for _, s := range c.Servers {
 			at, err := netip.ParseAddr(s)
-			if err == nil && !f.own[at.Unmap()] && len(out) < maxServers {
-				out = append(out, net.JoinHostPort(s, f.port))
+			server := net.JoinHostPort(s, f.port)
+			if err == nil && !f.own[at.Unmap()] && len(out) < maxServers && !slices.Contains(out, server) {
+				out = append(out, server)
 			}
 		}
-		if len(out) > 0 {
-			return out
-		}
 	}
-	return nil
+	return out
 }

@@ -30,8 +30,8 @@ const (
 // Options configure a Resolver. Log is required.
 type Options struct {
 	Log *slog.Logger
-	// Resolvers are files in the form of resolv.conf; the first that names a server which is not the resolver itself
-	// counts. They are read again when they change.
+	// Resolvers are files in the form of resolv.conf. The servers of the first are asked first. They are read again when they
+	// change.
 	Resolvers []string
 	// Port is where it listens, and where it asks the host's resolvers, instead of 53: for tests.
 	Port uint16
@@ -43,7 +43,13 @@ type Options struct {
 type Resolver struct {
 	o       Options
 	forward *forwarder
-	next    chan Config
+	next    chan change
+}
+
+// change is a new configuration.
+type change struct {
+	Config
+	done chan struct{} // closed when it is in force
 }
 
 // New makes a Resolver that serves nothing until Run.
@@ -54,13 +60,20 @@ func New(o Options) *Resolver {
 	if o.Say == nil {
 		o.Say = func(string) {}
 	}
-	return &Resolver{o: o, forward: newForwarder(o.Log, o.Resolvers, o.Port), next: make(chan Config)}
+	return &Resolver{o: o, forward: newForwarder(o.Log, o.Resolvers, o.Port), next: make(chan change)}
 }
 
-// Set brings a configuration into force. Views whose address stays are answered all the while.
+// Set brings a configuration into force, with those of its addresses that can be had. Views whose address stays are answered
+// all the while. It returns when that is done, or ctx is.
 func (r *Resolver) Set(ctx context.Context, c Config) {
+	x := change{c, make(chan struct{})}
 	select {
-	case r.next <- c:
+	case r.next <- x:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-x.done:
 	case <-ctx.Done():
 	}
 }
@@ -82,7 +95,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 		}
 	}()
 	said := map[netip.Addr]bool{}
-	var c Config
+	c := change{done: make(chan struct{})}
 	for {
 		want := map[netip.Addr]bool{}
 		for _, v := range c.Views {
@@ -118,6 +131,10 @@ func (r *Resolver) Run(ctx context.Context) error {
 		}
 		r.forward.skip(want)
 		r.o.Say(status(len(desks), len(c.Views)))
+		if c.done != nil {
+			close(c.done)
+			c.done = nil
+		}
 		select {
 		case c = <-r.next:
 		case <-again:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Server and agent go over to the new version, if they run; Envoys run on untouched.
+# Server, agent and resolver go over to the new version, if they run; Envoys run on untouched.
 set -e
 
 # What only newer systemds know is linked to where the one that is installed reads it.
@@ -18,4 +18,4 @@ done
 [ -d /run/systemd/system ] || exit 0
 systemd-tmpfiles --create wattle.conf
 systemctl daemon-reload
-systemctl try-restart wattle-server.service wattle-agent.service || :
+systemctl try-restart wattle-server.service wattle-agent.service wattle-dns.service || :

@@ -15,6 +15,10 @@ esac
 rm -rf /run/wattle /run/wattle-envoy
 rm -f /run/systemd/system/wattle-*
 rm -rf /run/systemd/system/wattle-*.d /run/systemd/system.control/wattle-*.d
+for f in /etc/systemd/system/*.d/60-wattle.conf; do # the agent's, for units of workloads
+	rm -f "$f"
+	rmdir --ignore-fail-on-non-empty "${f%/*}" 2>/dev/null || :
+done
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	systemctl reset-failed 'wattle*' 2>/dev/null || :
