@@ -19,9 +19,16 @@ import (
 // liveLimit is how long an Envoy that is to replace another may take until it serves.
 const liveLimit = 30 * time.Second
 
+// endLimit is how long an Envoy that has drained may take to end.
+const endLimit = 5 * time.Second
+
+var errTooLong = errors.New("it does not end")
+
 // Reload replaces the unit's Envoy by one of today's binary and bootstrap, without losing a request: the new one takes the
 // listening sockets over, is the unit's main process once it serves, and the old one drains and ends. When that cannot be,
-// the old one serves on and the error says why. A reload waits for the end of the drain of the one before.
+// the old one serves on and the error says why. A reload waits for the end of the drain of the one before. A binary whose
+// hot restart version differs cannot take anything over: the Envoy that runs drains and ends, and systemd starts the new one,
+// as the unit says (Restart=always).
 func (u Unit) Reload(ctx context.Context) error {
 	lock, err := u.lock()
 	if err != nil {
@@ -36,7 +43,8 @@ func (u Unit) Reload(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("it is not known which Envoy runs: %w", err)
 	}
-	if err := u.replaceable(ctx, spec.Envoy, now); err != nil {
+	is, will, err := u.versions(ctx, spec.Envoy, now)
+	if err != nil {
 		return err
 	}
 	if now.Old != 0 && !ended(now.Old) {
@@ -44,6 +52,10 @@ func (u Unit) Reload(ctx context.Context) error {
 		if err := waitEnd(ctx, now.Old); err != nil {
 			return err
 		}
+	}
+	if is != will {
+		u.Say("%s cannot take over from the Envoy that runs (hot restart version %s, not %s): that drains and ends, then the new one starts", spec.Envoy, will, is)
+		return u.relieve(ctx, spec, now)
 	}
 	next := now.Epoch + 1
 	pid, err := u.apart(ctx, append(u.Successor, strconv.FormatUint(uint64(next), 10)))
@@ -91,23 +103,36 @@ func (u Unit) abandon(ctx context.Context, pid int) error {
 	return waitEnd(ctx, pid)
 }
 
-// replaceable reports why the binary cannot take over from the Envoy that runs: it has ended, or what they share differs.
-func (u Unit) replaceable(ctx context.Context, envoy string, now running) error {
+// versions returns the hot restart versions of the Envoy that runs and of a binary.
+func (u Unit) versions(ctx context.Context, envoy string, now running) (is, will string, err error) {
 	if ended(now.PID) {
-		return fmt.Errorf("process %d has ended; systemctl restart starts another", now.PID)
+		return "", "", fmt.Errorf("process %d has ended; systemctl restart starts another", now.PID)
 	}
-	is, err := hotVersion(ctx, filepath.Join("/proc", strconv.Itoa(now.PID), "exe")) // also if the file has gone
+	is, err = hotVersion(ctx, filepath.Join("/proc", strconv.Itoa(now.PID), "exe")) // also if the file has gone
+	if err == nil {
+		will, err = hotVersion(ctx, envoy)
+	}
+	return is, will, err
+}
+
+// relieve has the Envoy that runs drain and end, if the new binary takes the bootstrap at all.
+func (u Unit) relieve(ctx context.Context, spec Spec, now running) error {
+	out, err := exec.CommandContext(ctx, spec.Envoy, "--mode", "validate", ConfigFlag, filepath.Join(u.Dir, BootstrapFile)).CombinedOutput()
 	if err != nil {
+		return fmt.Errorf("%s does not take the bootstrap: %w: %s; the old one, process %d, serves on", spec.Envoy, err, strings.TrimSpace(string(out)), now.PID)
+	}
+	if err := u.Drain(ctx); err != nil {
 		return err
 	}
-	will, err := hotVersion(ctx, envoy)
-	if err != nil {
+	if err := unix.Kill(now.PID, unix.SIGTERM); err != nil && !errors.Is(err, unix.ESRCH) {
 		return err
 	}
-	if is != will {
-		return fmt.Errorf("%s cannot take over from the Envoy that runs (hot restart version %s, not %s); systemctl restart drains and replaces it", envoy, will, is)
+	limited, cancel := context.WithTimeoutCause(ctx, endLimit, errTooLong)
+	defer cancel()
+	if err := waitEnd(limited, now.PID); !errors.Is(err, errTooLong) {
+		return err
 	}
-	return nil
+	return u.abandon(ctx, now.PID)
 }
 
 // hotVersion asks a binary which others it can replace.

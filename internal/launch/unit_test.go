@@ -250,7 +250,7 @@ func TestAReloadThatFailsLeavesTheEnvoyThatServes(t *testing.T) {
 	w.must(err)
 	for name, c := range map[string]struct{ script, want string }{
 		"one that ends at once":     {"[ \"$1\" != --hot-restart-version ] || exec " + good + " \"$@\"\nexit 1", "it has ended"},
-		"one of another generation": {"echo 12.104", "cannot take over from the Envoy that runs (hot restart version 12.104"},
+		"another hot restart version that does not take the bootstrap": {"[ \"$1\" = --hot-restart-version ] && exec echo 12.104\necho no such field\nexit 1", "no such field; the old one, process"},
 		"one that does not start":   {"exit 3", "exit status 3"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -275,6 +275,37 @@ func TestAReloadThatFailsLeavesTheEnvoyThatServes(t *testing.T) {
 	if out, err := w.do("reload"); err != nil {
 		t.Errorf("after that a good one cannot take over: %v: %s", err, out)
 	}
+}
+
+func TestAnotherHotRestartVersionDrainsAndEndsTheEnvoyForSystemdToStartTheNewOne(t *testing.T) {
+	w := newUnitWorld(t)
+	first := w.start()
+	w.note()
+	good, err := filepath.EvalSymlinks("../../.bin/envoy")
+	w.must(err)
+	other := filepath.Join(t.TempDir(), "envoy")
+	w.must(os.WriteFile(other, []byte("#!/bin/sh\n[ \"$1\" = --hot-restart-version ] && exec echo 12.104\nexec "+good+" \"$@\"\n"), 0o755))
+	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", w.port))
+	w.must(err)
+	defer c.Close()
+	_, err = c.Write([]byte("x"))
+	w.must(err)
+	_, err = c.Read(make([]byte, 1))
+	w.must(err)
+	w.spec(other)
+	began := time.Now()
+	out, err := w.do("reload")
+	if took := time.Since(began); err != nil || took < 1900*time.Millisecond || !strings.Contains(out, "cannot take over") {
+		t.Errorf("after %s, with a connection: %v: %s", took, err, out)
+	}
+	if err := first.Wait(); err != nil {
+		t.Errorf("the first one did not end in good order: %v", err)
+	}
+	w.start() // as Restart=always does
+	if note := w.note(); !strings.Contains(note, systemd.Ready) || !strings.Contains(note, "epoch 0") {
+		t.Errorf("systemd is told %q", note)
+	}
+	w.must(w.echo())
 }
 
 func TestTheStateOfAUnitIsJSON(t *testing.T) {
