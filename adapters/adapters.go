@@ -48,3 +48,15 @@ type Resources struct {
 	CPUWeight  uint64 // 1 to 10000
 	TasksMax   uint64
 }
+
+// Crash is the end of an Envoy that nobody wanted. The platform starts it again by itself.
+type Crash struct {
+	Name string // of the proxy, on the host
+	// Last returns the last lines that it wrote, oldest first, as far as they can be had. It may take a while.
+	Last func(context.Context) []string
+}
+
+// A Killer is an Adapter that can end an Envoy at once, which hangs; the platform starts it again.
+type Killer interface {
+	Kill(ctx context.Context, name string) error
+}

@@ -24,6 +24,9 @@ const (
 	maxPause   = 10 * time.Second
 )
 
+// logFile is what an Envoy writes to in its folder if nothing else is said.
+const logFile = "envoy.log"
+
 // errLeft is how a keeper's work ends.
 var errLeft = errors.New("left")
 
@@ -81,6 +84,9 @@ func (k *keeper) run(ctx context.Context) {
 		}
 		if time.Since(began) > steady {
 			pause.Reset()
+		}
+		if err != nil && ctx.Err() == nil {
+			k.crashed(err)
 		}
 		wait := pause.NextBackOff()
 		k.a.o.Log.Error("envoy ended, starting it again", "proxy", k.name, "error", err, "in", wait.Round(time.Millisecond))
@@ -155,7 +161,7 @@ func (k *keeper) start() (*proc, error) {
 	dir := k.a.folder(k.name)
 	out := k.a.o.Output
 	if out == nil {
-		f, err := os.OpenFile(filepath.Join(dir, "envoy.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		f, err := os.OpenFile(filepath.Join(dir, logFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err != nil {
 			return nil, err
 		}

@@ -25,11 +25,12 @@ type Options struct {
 	Envoy string // path of the binary; see FindEnvoy
 	// Dir is the run folder: DIR/NAME holds a proxy's bootstrap and sockets. No two running Adapters share one.
 	Dir         string
-	Concurrency uint32        // worker threads of each Envoy; zero: 2, or as many as there are processors if fewer
-	LogLevel    string        // Envoy's; empty: warning
-	Output      *os.File      // what Envoys write, after this process's death too; nil: DIR/NAME/envoy.log
-	Drain       time.Duration // how long an Envoy that goes waits for those who are connected; zero: 20 s
-	Stop        bool          // Run ends the Envoys when its context is done; else they live on
+	Concurrency uint32               // worker threads of each Envoy; zero: 2, or as many as there are processors if fewer
+	LogLevel    string               // Envoy's; empty: warning
+	Output      *os.File             // what Envoys write, after this process's death too; nil: DIR/NAME/envoy.log
+	Drain       time.Duration        // how long an Envoy that goes waits for those who are connected; zero: 20 s
+	Crashed     func(adapters.Crash) // told of an Envoy that has ended by itself; must not block; nil: nobody is
+	Stop        bool                 // Run ends the Envoys when its context is done; else they live on
 }
 
 // Adapter keeps the Envoys of the last plan running. Its methods may be called from different goroutines.

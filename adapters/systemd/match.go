@@ -39,8 +39,9 @@ type follower struct {
 	busy map[string]bool // units with a job of ours
 
 	// Used by match alone:
-	held map[string]adapters.Resources // what was set, by unit
-	late map[string]time.Time          // when a unit may be replaced again that could not be
+	held     map[string]adapters.Resources // what was set, by unit
+	restarts map[string]uint32             // that systemd made by itself, by unit
+	late     map[string]time.Time          // when a unit may be replaced again that could not be
 }
 
 // follow matches the units to the plan until ctx is done or the connection fails.
@@ -49,7 +50,7 @@ func (a *Adapter) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f := &follower{Adapter: a, conn: conn, busy: map[string]bool{}, held: map[string]adapters.Resources{}, late: map[string]time.Time{}}
+	f := &follower{Adapter: a, conn: conn, busy: map[string]bool{}, held: map[string]adapters.Resources{}, late: map[string]time.Time{}, restarts: map[string]uint32{}}
 	ctx, cancel := context.WithCancel(ctx)
 	defer f.jobs.Wait()
 	defer conn.Close()
@@ -116,6 +117,7 @@ func (f *follower) match(ctx context.Context) error {
 		unit := unitName(p.Name)
 		now, err := f.look(ctx, unit)
 		if err == nil {
+			f.crashes(p, unit, now)
 			err = f.bound(ctx, unit, p.Resources, now)
 		}
 		if err != nil {

@@ -18,6 +18,7 @@ type state struct {
 	pid       uint32 // of the main process; zero: none
 	ambient   uint64 // capabilities that a process gets that it starts now
 	resources map[string]uint64
+	restarts  uint32 // that systemd made by itself since the unit was started
 }
 
 // settings gives resources by systemd's names, without those that are not said.
@@ -35,6 +36,7 @@ func (f *follower) look(ctx context.Context, unit string) (state, error) {
 	}
 	s := state{resources: map[string]uint64{}}
 	s.pid, _ = props["MainPID"].(uint32)
+	s.restarts, _ = props["NRestarts"].(uint32)
 	s.ambient, _ = props["AmbientCapabilities"].(uint64)
 	for name := range settings(adapters.Resources{MemoryHigh: 1, CPUWeight: 1, TasksMax: 1}) {
 		s.resources[name], _ = props[name].(uint64)

@@ -32,11 +32,12 @@ const (
 // Options configure an Adapter. All fields are required unless they say otherwise.
 type Options struct {
 	Log         *slog.Logger
-	Envoy       string        // path of the binary
-	Dir         string        // the run folder: DIR/NAME holds what a proxy starts from
-	Concurrency uint32        // worker threads of each Envoy; zero: 2, or as many as there are processors if fewer
-	LogLevel    string        // Envoy's; empty: warning
-	Drain       time.Duration // how long an Envoy that goes waits for those who are connected; one that was replaced ends after half as long again
+	Envoy       string               // path of the binary
+	Dir         string               // the run folder: DIR/NAME holds what a proxy starts from
+	Concurrency uint32               // worker threads of each Envoy; zero: 2, or as many as there are processors if fewer
+	LogLevel    string               // Envoy's; empty: warning
+	Crashed     func(adapters.Crash) // told of an Envoy that has ended by itself; must not block; nil: nobody is
+	Drain       time.Duration        // how long an Envoy that goes waits for those who are connected; one that was replaced ends after half as long again
 }
 
 // Adapter keeps the units of the last plan running. Its methods may be called from different goroutines.
@@ -50,6 +51,8 @@ type Adapter struct {
 	rights func(pid uint32) (uint64, error)
 	// etc is the folder of the drop-ins of workloads' units.
 	etc string
+	// journal returns the last lines that a unit wrote.
+	journal func(ctx context.Context, unit string) []string
 
 	mu    sync.Mutex
 	plan  adapters.Plan
@@ -72,7 +75,7 @@ func New(o Options) (*Adapter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("group %s: %w", group, err)
 	}
-	return &Adapter{o: o, group: gid, wake: make(chan struct{}, 1), etc: workloadUnits, run: "/run/systemd", rights: effective}, nil
+	return &Adapter{o: o, group: gid, wake: make(chan struct{}, 1), etc: workloadUnits, run: "/run/systemd", rights: effective, journal: journal}, nil
 }
 
 // Group is the group that the proxies run with.

@@ -26,19 +26,19 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreTopFunction("github.com/coreos/go-systemd/v22/dbus.(*Conn).dispatch.func1"))
 }
 
-// journal is a log that can be read while it is written.
-type journal struct {
+// book is a log that can be read while it is written.
+type book struct {
 	mu sync.Mutex
 	b  strings.Builder
 }
 
-func (j *journal) Write(p []byte) (int, error) {
+func (j *book) Write(p []byte) (int, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.b.Write(p)
 }
 
-func (j *journal) String() string {
+func (j *book) String() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.b.String()
@@ -49,17 +49,18 @@ type host struct {
 	t *testing.T
 	*Adapter
 	*systemdtest.Manager
-	log journal
+	log     book
+	crashes chan adapters.Crash
 }
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	h := &host{t: t, Manager: systemdtest.NewManager(t, needed...)}
+	h := &host{t: t, crashes: make(chan adapters.Crash, 100), Manager: systemdtest.NewManager(t, needed...)}
 	if err := os.Mkdir(filepath.Join(h.Folder, "system"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h.Adapter = &Adapter{group: os.Getgid(), wake: make(chan struct{}, 1), etc: t.TempDir(), run: h.Folder, rights: h.Rights, o: Options{
-		Log: slog.New(slog.NewTextHandler(&h.log, nil)), Envoy: "/usr/bin/envoy", Dir: t.TempDir(), Concurrency: 2, LogLevel: "warning", Drain: 20 * time.Second,
+	h.Adapter = &Adapter{group: os.Getgid(), wake: make(chan struct{}, 1), etc: t.TempDir(), run: h.Folder, rights: h.Rights, journal: func(context.Context, string) []string { return []string{"last words"} }, o: Options{
+		Log: slog.New(slog.NewTextHandler(&h.log, nil)), Envoy: "/usr/bin/envoy", Dir: t.TempDir(), Concurrency: 2, LogLevel: "warning", Drain: 20 * time.Second, Crashed: func(c adapters.Crash) { h.crashes <- c },
 	}}
 	ended := make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -48,7 +48,7 @@ type envoyAdapter interface {
 }
 
 // newAdapter makes the adapter of that kind, and says how its Envoys and the agent reach each other.
-func newAdapter(log *slog.Logger, cfg *configs.Agent, kind string) (envoyAdapter, agent.Envoys, error) {
+func newAdapter(log *slog.Logger, cfg *configs.Agent, kind string, crashed func(adapters.Crash)) (envoyAdapter, agent.Envoys, error) {
 	envoy, err := process.FindEnvoy(cfg.Envoy)
 	if err != nil {
 		return nil, agent.Envoys{}, err
@@ -56,10 +56,10 @@ func newAdapter(log *slog.Logger, cfg *configs.Agent, kind string) (envoyAdapter
 	switch kind {
 	case "process":
 		return process.New(process.Options{
-			Log: log, Envoy: envoy, Dir: cfg.RunDir, Concurrency: cfg.Concurrency, Stop: cfg.StopProxies, Output: os.Stdout, Drain: time.Duration(cfg.DrainTime),
+			Log: log, Envoy: envoy, Dir: cfg.RunDir, Concurrency: cfg.Concurrency, Stop: cfg.StopProxies, Output: os.Stdout, Drain: time.Duration(cfg.DrainTime), Crashed: crashed,
 		}), agent.Envoys{}, nil
 	case "systemd":
-		a, err := units.New(units.Options{Log: log, Envoy: envoy, Dir: cfg.RunDir, Concurrency: cfg.Concurrency, Drain: time.Duration(cfg.DrainTime)})
+		a, err := units.New(units.Options{Log: log, Envoy: envoy, Dir: cfg.RunDir, Concurrency: cfg.Concurrency, Drain: time.Duration(cfg.DrainTime), Crashed: crashed})
 		if err != nil {
 			return nil, agent.Envoys{}, err
 		}
@@ -70,7 +70,13 @@ func newAdapter(log *slog.Logger, cfg *configs.Agent, kind string) (envoyAdapter
 
 func runAgent(ctx context.Context, cmd *cobra.Command, cfg *configs.Agent, kind string) error {
 	log := newLog(cmd.OutOrStdout(), cfg.LogLevel, cfg.LogFormat)
-	envoys, reach, err := newAdapter(log, cfg, kind)
+	crashes := make(chan adapters.Crash, 64)
+	envoys, reach, err := newAdapter(log, cfg, kind, func(c adapters.Crash) {
+		select {
+		case crashes <- c:
+		default: // there are enough of them
+		}
+	})
 	if err != nil {
 		return err
 	}
@@ -79,7 +85,7 @@ func runAgent(ctx context.Context, cmd *cobra.Command, cfg *configs.Agent, kind 
 		return err
 	}
 	o := agent.Options{
-		Config: cfg, Log: log, Adapter: envoys, Units: systemd.Units{}, Envoys: reach, Socket: sockets.Take(agent.Socket(cfg)),
+		Config: cfg, Log: log, Adapter: envoys, Units: systemd.Units{}, Envoys: reach, Crashes: crashes, Socket: sockets.Take(agent.Socket(cfg)),
 		OnReady: func() { tell(log, systemd.Ready) },
 	}
 	unused(log, sockets, "wattle-agent.socket")

@@ -25,6 +25,12 @@ import (
 // keptFolder is where in the state folder the last known good of each proxy is.
 const keptFolder = "proxies"
 
+// The last state of each proxy that its Envoy was well with, and what it was not well with.
+const (
+	provenFolder = "proven"
+	barredFolder = "quarantine"
+)
+
 // maxSocketPath is what the kernel allows for a unix socket's path.
 const maxSocketPath = 107
 
@@ -32,11 +38,12 @@ const maxSocketPath = 107
 type Options struct {
 	Config  *configs.Agent
 	Log     *slog.Logger
-	Adapter adapters.Adapter // runs the Envoys; its own Run, if it has one, is the caller's to call
-	Units   Units            // nil: there is no systemd, and only root and the agent's user may register workloads
-	Envoys  Envoys           // optional
-	Socket  net.Listener     // agent.sock in run_dir, if another has opened it; nil: the agent opens it
-	OnReady func()           // called when the agent's sockets are open and what it kept is loaded; optional
+	Adapter adapters.Adapter      // runs the Envoys; its own Run, if it has one, is the caller's to call
+	Units   Units                 // nil: there is no systemd, and only root and the agent's user may register workloads
+	Envoys  Envoys                // optional
+	Crashes <-chan adapters.Crash // of Envoys; nil: nobody tells of them
+	Socket  net.Listener          // agent.sock in run_dir, if another has opened it; nil: the agent opens it
+	OnReady func()                // called when the agent's sockets are open and what it kept is loaded; optional
 }
 
 // Envoys says how the Envoys that the adapter runs and this agent reach each other. The zero value: they are processes of
@@ -50,12 +57,13 @@ type Envoys struct {
 
 // Agent is one host's daemon. Its parts share values, each of which one part writes and others follow.
 type Agent struct {
-	o     Options
-	node  *node
-	files *services
-	desk  *desk
-	keep  *lkg.Store         // of what the server sends
-	ask   chan chan struct{} // Alive
+	o              Options
+	node           *node
+	files          *services
+	desk           *desk
+	keep           *lkg.Store // of what the server sends
+	proven, barred *lkg.Store
+	ask            chan chan struct{} // Alive
 }
 
 // New checks the configuration, makes the folders, and the host's key if there is none yet.
@@ -90,7 +98,12 @@ func New(o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{o: o, node: n, files: files, desk: d, keep: keep, ask: make(chan chan struct{})}, nil
+	proven, errProven := lkg.Open(filepath.Join(cfg.StateDir, provenFolder))
+	barred, errBarred := lkg.Open(filepath.Join(cfg.StateDir, barredFolder))
+	if err := errors.Join(errProven, errBarred); err != nil {
+		return nil, err
+	}
+	return &Agent{o: o, node: n, files: files, desk: d, keep: keep, proven: proven, barred: barred, ask: make(chan chan struct{})}, nil
 }
 
 // Join joins the mesh and returns the host's name in it, unless the host has joined before. No agent may run meanwhile.
@@ -191,6 +204,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	checks := &checks{log: log}
 	proxies := &proxies{
 		log: log, adapter: a.o.Adapter, runDir: cfg.RunDir, conn: conn, envoys: a.o.Envoys, keep: a.keep, ask: a.ask,
+		proven: a.proven, barred: a.barred, crashes: a.o.Crashes,
 		node: &a.node.held, plan: &plan, certs: &certs.held,
 	}
 	reporter := &reporter{

@@ -49,7 +49,8 @@ type answers struct {
 	pending  map[uint64]delivery // by generation of local: Envoy has not answered
 	stored   []delivery          // no Envoy was there to answer
 	refused  map[translator.Key]refusal
-	retry    time.Time // when Envoy is offered what it refuses
+	barred   map[translator.Key]refusal // in quarantine
+	retry    time.Time                  // when Envoy is offered what it refuses
 	pause    *backoff.ExponentialBackOff
 	expected bool // an Envoy is meant to run
 	met      bool // it has taken a whole state, or none is expected, or it has not come for long
@@ -118,6 +119,10 @@ func (a *answers) await(gen uint64, resp *xds.Response, err error) {
 func (a *answers) answer(d delivery) {
 	errs := []error{d.err}
 	for _, r := range d.resp.Resources {
+		if q, ok := a.barred[r.Key]; ok && q.version == r.Version {
+			errs = append(errs, errors.New(q.words))
+			continue
+		}
 		switch f, ok := a.refused[r.Key]; {
 		case ok && f.version == r.Version:
 			errs = append(errs, errors.New(f.words))
@@ -208,6 +213,28 @@ func (a *answers) compare(t xds.TypeStatus) (news []translator.Key) {
 		a.log.Error("envoy refused what it was sent", "proxy", a.proxy, "type", t.Type, "resource", name, "error", t.Nack.Message)
 	}
 	return news
+}
+
+// bar has versions refused that are in quarantine, in these words, and the others no more. The server is made to ask for both.
+func (a *answers) bar(all pins, words string) {
+	ask := map[translator.Key]bool{}
+	for k := range a.barred {
+		ask[k] = true
+	}
+	a.barred = map[translator.Key]refusal{}
+	for k, p := range all {
+		if p.bad != "" {
+			a.barred[k], ask[k] = refusal{p.bad, words}, true
+		}
+	}
+	byType := map[translator.Type][]string{}
+	for k := range ask {
+		byType[k.Type] = append(byType[k.Type], k.Name)
+	}
+	for t, names := range byType {
+		slices.Sort(names)
+		a.again(t, names)
+	}
 }
 
 // expect says whether an Envoy is meant to run.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/wattle-mesh/wattle/adapters"
 	"github.com/wattle-mesh/wattle/internal/api"
+	"github.com/wattle-mesh/wattle/internal/launch"
 	"github.com/wattle-mesh/wattle/internal/lkg"
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
 	"github.com/wattle-mesh/wattle/translator"
@@ -44,6 +45,9 @@ type proxies struct {
 	runDir  string
 	envoys  Envoys
 	keep    *lkg.Store
+	proven  *lkg.Store
+	barred  *lkg.Store
+	crashes <-chan adapters.Crash
 	ask     <-chan chan struct{} // answered to show that the work goes on
 	conn    grpc.ClientConnInterface
 	node    *value[*credential]
@@ -57,8 +61,9 @@ type proxies struct {
 func (p *proxies) run(ctx context.Context) error {
 	host := p.node.Now().id.Name
 	type task struct {
-		cancel context.CancelFunc
-		done   chan struct{}
+		cancel  context.CancelFunc
+		done    chan struct{}
+		crashes chan adapters.Crash
 	}
 	tasks := map[string]task{}
 	defer func() {
@@ -82,11 +87,11 @@ func (p *proxies) run(ctx context.Context) error {
 				continue
 			}
 			tctx, cancel := context.WithCancel(ctx)
-			t := task{cancel, make(chan struct{})}
+			t := task{cancel, make(chan struct{}), make(chan adapters.Crash, crashLimit)}
 			tasks[name] = t
 			go func() {
 				defer close(t.done)
-				p.relay(tctx, host, name)
+				p.relay(tctx, host, name, t.crashes)
 			}()
 		}
 		var again <-chan time.Time
@@ -102,6 +107,13 @@ func (p *proxies) run(ctx context.Context) error {
 		case <-again:
 		case done := <-p.ask:
 			close(done)
+		case c := <-p.crashes:
+			if t, ok := tasks[c.Name]; ok {
+				select {
+				case t.crashes <- c:
+				default: // it has enough of them
+				}
+			}
 		case <-ctx.Done():
 			return nil
 		}
@@ -110,10 +122,14 @@ func (p *proxies) run(ctx context.Context) error {
 
 // forget removes what is kept of proxies that are not wanted. None of them has a relay.
 func (p *proxies) forget(want []string) {
-	names, err := p.keep.Names()
-	for _, name := range names {
-		if name != hostProxy && !slices.Contains(want, name) {
-			err = errors.Join(err, p.keep.Remove(name))
+	var err error
+	for _, store := range []*lkg.Store{p.keep, p.proven, p.barred} {
+		names, wrong := store.Names()
+		err = errors.Join(err, wrong)
+		for _, name := range names {
+			if name != hostProxy && !slices.Contains(want, name) {
+				err = errors.Join(err, store.Remove(name))
+			}
 		}
 	}
 	if err != nil {
@@ -137,10 +153,14 @@ func (p *proxies) names(host string, plan *planpb.HostPlan) []string {
 }
 
 // relay runs the relay of one proxy, again if it ends.
-func (p *proxies) relay(ctx context.Context, host, name string) {
+func (p *proxies) relay(ctx context.Context, host, name string, crashes <-chan adapters.Crash) {
 	o := relayOptions{
 		Log: p.log, ID: host + "/" + name, Dir: filepath.Join(p.runDir, name), Conn: p.conn,
 		Node: p.node, Plan: p.plan, Certs: p.certs, Keep: p.keep,
+		Proven: p.proven, Barred: p.barred, Admin: filepath.Join(cmp.Or(p.envoys.AdminDir, p.runDir), name, launch.AdminSocket), Crashes: crashes,
+	}
+	if k, ok := p.adapter.(adapters.Killer); ok {
+		o.Kill = func(ctx context.Context) error { return k.Kill(ctx, name) }
 	}
 	if p.envoys.Owner != nil {
 		o.Group, o.Owner = p.envoys.Group, func(ctx context.Context) (uint32, error) { return p.envoys.Owner(ctx, name) }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -12,6 +13,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/wattle-mesh/wattle/adapters"
+	"github.com/wattle-mesh/wattle/internal/admin"
 	"github.com/wattle-mesh/wattle/internal/lkg"
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
 	"github.com/wattle-mesh/wattle/internal/xds"
@@ -39,6 +42,11 @@ type relayOptions struct {
 	Certs *value[holdings]
 	// Keep holds what the server sends, on disk.
 	Keep *lkg.Store
+	// Proven and Barred hold, on disk, the last state that an Envoy was well with, and what is in quarantine.
+	Proven, Barred *lkg.Store
+	Admin          string                      // socket of the Envoy's
+	Crashes        <-chan adapters.Crash       // of this proxy's Envoy
+	Kill           func(context.Context) error // ends an Envoy that hangs; nil: that cannot be
 	// SetPlan, if set, makes this the relay that fetches the host's plan, and SetServing is told how its Envoy is.
 	SetPlan    func(*planpb.HostPlan)
 	SetServing func(serving)
@@ -63,6 +71,7 @@ type relay struct {
 	seen    [translator.NumTypes]bool
 	settled bool
 	last    sources
+	guard   guard
 	answers *answers
 }
 
@@ -79,6 +88,7 @@ func newRelay(o relayOptions) *relay {
 	}
 	r.table = newTable(r.seats.ids)
 	r.kept = &kept{log: o.Log, store: o.Keep, id: o.Node.Now().id.String() + " " + o.ID, name: filepath.Base(o.Dir)}
+	r.guard = newGuard()
 	r.answers = newAnswers(o.Log, o.ID, r.seats)
 	r.local = xds.New(xds.Options{Authorize: r.authorize, OnConverged: r.answers.converged})
 	r.seats.local = r.local
@@ -119,6 +129,7 @@ func (r *relay) run(ctx context.Context) error {
 	g.Go(func() error { <-ctx.Done(); server.Stop(); return nil })
 	g.Go(func() error { return r.loop(ctx) })
 	g.Go(func() error { return r.kept.run(ctx) })
+	g.Go(func() error { return r.guard.watch(ctx, admin.New(r.o.Admin)) })
 	err = g.Wait()
 	if r.complete() && r.unkept {
 		r.kept.save(r.state())
@@ -144,7 +155,8 @@ func (r *relay) authorize(ctx context.Context, node *corev3.Node) (string, error
 //  2. plan, certificates or roots change: secrets and inbound chains follow;
 //  3. Envoy answers: the server is told;
 //  4. the certificates took too long: Envoy gets what there is;
-//  5. what came in the last second is put on the disk.
+//  5. what came in the last second is put on the disk;
+//  6. Envoy crashes, or says how it is: what it cannot live with is taken back.
 func (r *relay) loop(ctx context.Context) error {
 	var settle, gathered <-chan time.Time
 	for {
@@ -169,6 +181,10 @@ func (r *relay) loop(ctx context.Context) error {
 		case <-gathered:
 			gathered, r.unkept = nil, false
 			r.kept.next.Set(r.state())
+		case c := <-r.o.Crashes:
+			r.crashed(ctx, c)
+		case p := <-r.guard.pulses:
+			r.pulse(ctx, p)
 		case <-r.answers.came:
 			r.answers.pass()
 		case <-r.answers.poll():
@@ -199,6 +215,7 @@ func (r *relay) restore() map[translator.Type]map[string]string {
 	if len(known) == 0 {
 		return nil
 	}
+	r.restoreTrial(known)
 	for _, t := range types {
 		r.seen[t] = true // a state is kept only when all have come
 		if byType[t] == nil {
@@ -208,6 +225,9 @@ func (r *relay) restore() map[translator.Type]map[string]string {
 		if err != nil {
 			r.o.Log.Error("what was kept cannot all be used", "proxy", r.o.ID, "error", err)
 		}
+		r.local.Apply(changes)
+	}
+	if changes, err := r.table.pin(r.table.pins); err == nil { // what is gone in the server's state, too
 		r.local.Apply(changes)
 	}
 	if p := byType[translator.HostPlan]; p != nil && r.o.SetPlan != nil {
@@ -245,10 +265,18 @@ func (r *relay) receive(resp *xds.Response) {
 		resp.Answer(r.takePlan(resp))
 		return
 	}
+	lifts := r.table.pins.news(resp)
 	changes, err := r.table.receive(resp)
+	if lifts {
+		r.local.Apply(changes)
+		var wrong error
+		changes, wrong = r.lift()
+		err = errors.Join(err, wrong)
+	}
 	if err != nil {
 		r.o.Log.Error("the server sent what cannot be used", "proxy", r.o.ID, "error", err)
 	}
+	r.guard.busy.Store(true)
 	if changes.Empty() {
 		r.answers.unchanged(resp, err)
 		return

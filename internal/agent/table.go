@@ -22,6 +22,7 @@ type table struct {
 	served   map[translator.Key]*translator.Resource
 	inbound  map[string]*inbound // listeners that take secrets of this host, by name
 	secrets  map[string]*translator.Resource
+	pins     pins // what is served otherwise than it was received
 	known    bool // the local server was told of the proxy
 }
 
@@ -50,32 +51,85 @@ func (t *table) receive(resp *xds.Response) (translator.Changes, error) {
 	d := t.begin()
 	for _, r := range resp.Resources {
 		t.received[r.Key] = r
-		if r.Type != translator.Listener {
-			d.put(r)
-			continue
-		}
-		in, err := readInbound(r)
-		if err != nil {
+		if err := t.serve(d, r.Key); err != nil {
 			errs = append(errs, err) // what is served stays
-			continue
-		}
-		delete(t.inbound, r.Name)
-		if in != nil {
-			t.inbound[r.Name] = in
-		}
-		if err := t.serveListener(d, r, in); err != nil {
-			errs = append(errs, err)
 		}
 	}
 	for _, name := range resp.Removed {
 		key := translator.Key{Type: resp.Type, Name: name}
 		delete(t.received, key)
-		if resp.Type == translator.Listener {
-			delete(t.inbound, name)
+		if err := t.serve(d, key); err != nil {
+			errs = append(errs, err)
 		}
-		d.drop(key)
 	}
 	return d.changes(), errors.Join(errs...)
+}
+
+// pin has other versions served than those that were received, until it is called again; nil: as received.
+func (t *table) pin(to pins) (translator.Changes, error) {
+	var errs []error
+	d := t.begin()
+	was := t.pins
+	t.pins = to
+	for _, some := range []pins{was, to} {
+		for k := range some {
+			if err := t.serve(d, k); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return d.changes(), errors.Join(errs...)
+}
+
+// wanted returns what is to be served of a resource that the server has sent: nil: nothing.
+func (t *table) wanted(k translator.Key) *translator.Resource {
+	if p, ok := t.pins[k]; ok {
+		return p.good
+	}
+	return t.received[k]
+}
+
+// state is all that is to be served but secrets.
+func (t *table) state() snapshot {
+	out := snapshot{}
+	for k, r := range t.received {
+		if _, pinned := t.pins[k]; !pinned {
+			out[k] = r
+		}
+	}
+	for k, p := range t.pins {
+		if p.good != nil {
+			out[k] = p.good
+		}
+	}
+	return out
+}
+
+// serve brings what is served of a resource to what is wanted, a listener as far as its secrets are there.
+func (t *table) serve(d *difference, k translator.Key) error {
+	r := t.wanted(k)
+	if k.Type != translator.Listener {
+		if r == nil {
+			d.drop(k)
+		} else {
+			d.put(r)
+		}
+		return nil
+	}
+	if r == nil {
+		delete(t.inbound, k.Name)
+		d.drop(k)
+		return nil
+	}
+	in, err := readInbound(r)
+	if err != nil {
+		return err
+	}
+	delete(t.inbound, r.Name)
+	if in != nil {
+		t.inbound[r.Name] = in
+	}
+	return t.serveListener(d, r, in)
 }
 
 // setSecrets replaces the secrets, by name. Listeners whose chains wait for one get them, or lose them.
@@ -92,7 +146,7 @@ func (t *table) setSecrets(secrets map[string]*translator.Resource) (translator.
 	}
 	t.secrets = secrets
 	for name, in := range t.inbound {
-		r := t.received[translator.Key{Type: translator.Listener, Name: name}]
+		r := t.wanted(translator.Key{Type: translator.Listener, Name: name})
 		if err := t.serveListener(d, r, in); err != nil {
 			errs = append(errs, err)
 		}

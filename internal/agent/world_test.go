@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
+	"github.com/wattle-mesh/wattle/adapters"
 	"github.com/wattle-mesh/wattle/adapters/process"
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api"
@@ -51,6 +53,7 @@ type world struct {
 	t       *testing.T
 	dir     string
 	address netip.Addr
+	envoy   string // path; empty: the real one
 	log     *logbook
 
 	ca      *ca.CA
@@ -202,12 +205,13 @@ func (w *world) start(change func(*configs.Agent)) (stop func()) {
 		change(cfg)
 	}
 	log := slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	envoy, err := process.FindEnvoy(filepath.Join("..", "..", ".bin", "envoy"))
+	envoy, err := process.FindEnvoy(cmp.Or(w.envoy, filepath.Join("..", "..", ".bin", "envoy")))
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	envoys := process.New(process.Options{Log: log, Envoy: envoy, Dir: cfg.RunDir, Concurrency: 1, LogLevel: "info"})
-	a, err := New(Options{Config: cfg, Log: log, Adapter: envoys})
+	crashes := make(chan adapters.Crash, 100)
+	envoys := process.New(process.Options{Crashed: func(c adapters.Crash) { crashes <- c }, Log: log, Envoy: envoy, Dir: cfg.RunDir, Concurrency: 1, LogLevel: "info"})
+	a, err := New(Options{Config: cfg, Log: log, Adapter: envoys, Crashes: crashes})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ var ours = map[string][]string{
 	"internal/api": {"configs", "registry", "internal/api/apipb", "internal/ca", "internal/mesh", "internal/pipeline",
 		"internal/spiffe", "internal/store", "internal/xds", "registry/static"},
 	"internal/probe": {},
-	"internal/agent": {"adapters", "configs", "internal/api", "internal/api/apipb", "internal/launch", "internal/lkg", "internal/mesh/planpb", "internal/probe", "internal/spiffe",
+	"internal/agent": {"adapters", "configs", "internal/admin", "internal/api", "internal/api/apipb", "internal/launch", "internal/lkg", "internal/mesh/planpb", "internal/probe", "internal/spiffe",
 		"internal/xds", "translator"},
 	"systemd":                      {},
 	"internal/systemd":             {},

@@ -249,9 +249,9 @@ func TestAReloadThatFailsLeavesTheEnvoyThatServes(t *testing.T) {
 	good, err := filepath.EvalSymlinks("../../.bin/envoy")
 	w.must(err)
 	for name, c := range map[string]struct{ script, want string }{
-		"one that ends at once":     {"[ \"$1\" != --hot-restart-version ] || exec " + good + " \"$@\"\nexit 1", "it has ended"},
+		"one that ends at once": {"[ \"$1\" != --hot-restart-version ] || exec " + good + " \"$@\"\nexit 1", "it has ended"},
 		"another hot restart version that does not take the bootstrap": {"[ \"$1\" = --hot-restart-version ] && exec echo 12.104\necho no such field\nexit 1", "no such field; the old one, process"},
-		"one that does not start":   {"exit 3", "exit status 3"},
+		"one that does not start":                                      {"exit 3", "exit status 3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			faulty := filepath.Join(t.TempDir(), "envoy")

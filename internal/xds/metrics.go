@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"strings"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/wattle-mesh/wattle/translator"
@@ -44,6 +46,25 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		t.acks, t.nacks = acks.WithLabelValues(name), nacks.WithLabelValues(name)
 	}
 	return m
+}
+
+// quarantined counts the proxies of which an agent has something in quarantine.
+func (s *Server) quarantined() float64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0.0
+	for _, p := range s.proxies {
+		if p.stream == nil {
+			continue
+		}
+		for i := range p.stream.subs {
+			if nack := p.stream.subs[i].nack; nack != nil && strings.HasPrefix(nack.Message, Quarantined) {
+				n++
+				break
+			}
+		}
+	}
+	return n
 }
 
 func (m *metrics) sent(msg *message) {

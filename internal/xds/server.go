@@ -54,7 +54,12 @@ func New(o Options) *Server {
 	if o.MaxNames == 0 {
 		o.MaxNames = maxNames
 	}
-	return &Server{o: o, metrics: newMetrics(o.Metrics), table: newTable(), mint: newMint()}
+	s := &Server{o: o, metrics: newMetrics(o.Metrics), table: newTable(), mint: newMint()}
+	if o.Metrics != nil {
+		o.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "wattle_xds_quarantined", Help: "Proxies that serve an older state, because Envoy could not live with what was sent."}, s.quarantined))
+	}
+	return s
 }
 
 // Register adds the aggregated discovery service, of which only the delta protocol is implemented, to a gRPC server

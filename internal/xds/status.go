@@ -43,6 +43,9 @@ type NackResource struct {
 	Origin string `json:"origin,omitempty"` // the policy position that produced it
 }
 
+// Quarantined begins the words of an agent that does not serve what it was sent, because Envoy could not live with it.
+const Quarantined = "in quarantine: "
+
 const (
 	maxNackText      = 4096
 	maxNackResources = 16

@@ -35,6 +35,10 @@ var faults = []fault{
 	{"Envoy killed", envoyKilled},
 	{"Envoys reloaded", envoysReloaded},
 	{"reload that cannot succeed", reloadFails},
+	{"another hot restart version", otherVersion},
+	{"rights and resources", rights},
+	{"policy that crashes Envoy", policyCrashes},
+	{"policy that hangs Envoy", policyHangs},
 	{"package installed again", upgraded},
 	{"purged", purged},
 }
