@@ -282,6 +282,7 @@ type Host struct {
 	Region   string          `json:"region,omitempty"`
 	Zone     string          `json:"zone,omitempty"`
 	Rack     string          `json:"rack,omitempty"`
+	Mode     string          `json:"mode,omitempty"`     // of its workloads that say none: "host" or "sidecar"; default "host"
 	Services []*Service      `json:"services,omitempty"` // in the order of the file
 	Proxy    *ProxyResources `json:"proxy,omitempty"`    // of the host's own Envoy; nil: what its unit says
 	Envoy    *Envoy          `json:"envoy,omitempty"`    // nil: the mesh's
@@ -301,6 +302,8 @@ type Service struct {
 	Command   []string          `json:"command,omitempty"`   // what wattle dev runs; a relative program is relative to the folder
 	Env       map[string]string `json:"env,omitempty"`       // for Command
 	Endpoints []*Endpoint       `json:"endpoints,omitempty"` // only outside a host
+	Mode      string            `json:"mode,omitempty"`      // "host": the host's Envoy serves it; "sidecar": one of its own; default the host's
+	Isolate   bool              `json:"isolate,omitempty"`   // its calls share no limits, pools and ejections with those of others
 
 	// What a registration on the host says to its agent, which tells no server of it.
 	Unit            string   `json:"unit,omitempty"`            // systemd's; whose user may register the workload

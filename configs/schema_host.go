@@ -32,6 +32,7 @@ var hostBlock = newBlock(block[Host]{
 	attrs: []attr[Host]{
 		field("address", address(), func(h *Host) *netip.Addr { return &h.Address }, "Where other hosts reach it.").must(),
 		field("mesh_port", whole[uint16](1, 65536-meshPorts), func(h *Host) *uint16 { return &h.MeshPort }, "The first of the 32 ports for mesh traffic.").or(cty.NumberIntVal(7443)),
+		field("mode", oneOf("host", "sidecar"), func(h *Host) *string { return &h.Mode }, "How the workloads of this host are served that say no mode themselves, those that its agent registers too.").orText("`\"host\"`"),
 		field("region", text(), func(h *Host) *string { return &h.Region }, "Where it stands; callers see it as the locality of its endpoints."),
 		field("zone", text(), func(h *Host) *string { return &h.Zone }, "The part of the region."),
 		field("rack", text(), func(h *Host) *string { return &h.Rack }, "The part of the zone."),

@@ -49,6 +49,8 @@ var serviceBlock = through(newBlock(block[serviceFields]{
 		field("command", list(anyText(), 1), func(s *serviceFields) *[]string { return &s.Command }, "What `wattle dev` starts: program and arguments; a relative program is relative to the policy folder. Only for workloads."),
 		field("env", dict(anyText(), "", textKey), func(s *serviceFields) *map[string]string { return &s.Env }, "Environment variables for command."),
 		field("unit", unitName(), func(s *serviceFields) *string { return &s.Unit }, "The systemd unit that runs the workload. Its user may register the workload at the host's agent. Only for workloads."),
+		field("mode", oneOf("host", "sidecar"), func(s *serviceFields) *string { return &s.Mode }, "Which Envoy serves the workload: `host`, the one of its host, or `sidecar`, one of its own. It may change at any time; no request is lost. Only for workloads.").orText("the host's mode"),
+		field("isolate", boolean(), func(s *serviceFields) *bool { return &s.Isolate }, "Whether the limits, connection pools and ejections for the workload's calls are its own instead of those of all workloads that its Envoy serves. Only for workloads.").or(cty.False),
 		field("ttl", duration(MinTTL, MaxTTL), func(s *serviceFields) *Duration { return &s.TTL }, "How long a heartbeat (`wattle service heartbeat`) counts; without a newer one the workload is unhealthy. Only for workloads that are registered at an agent.").orText("none are needed"),
 		field("deregister_after", duration(MinTTL, MaxDeregisterAfter), func(s *serviceFields) *Duration { return &s.DeregisterAfter }, "How long the workload may be without a heartbeat until its registration goes. Not less than ttl, which it needs.").orText("it stays"),
 	},
@@ -163,7 +165,7 @@ func finishService(d *decoder, s *serviceFields) {
 		return
 	}
 	d.unique("service", s.Namespace, s.Name)
-	for _, name := range []string{"instance", "local", "weight", "command", "env", "unit"} {
+	for _, name := range []string{"instance", "local", "weight", "command", "env", "unit", "mode", "isolate"} {
 		if _, _, ok := d.frame.reader.attr(name); ok {
 			d.report(d.at(d.frame, name), Error, codeNotHere, name+" belongs to a workload", "A service that stands alone is outside the mesh. Remove it, or move the service into a host block if it is a workload.")
 		}

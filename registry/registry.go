@@ -109,7 +109,9 @@ type Workload struct {
 	Ports     []WorkloadPort `json:"ports"`              // sorted by number
 	Upstreams []Upstream     `json:"upstreams,omitempty"`
 	Checks    []Check        `json:"checks,omitempty"`
-	Unit      string         `json:"unit,omitempty"` // of systemd, that runs it
+	Unit      string         `json:"unit,omitempty"`    // of systemd, that runs it
+	Sidecar   bool           `json:"sidecar,omitempty"` // it has an Envoy of its own, instead of its host's
+	Isolate   bool           `json:"isolate,omitempty"` // its calls share no limits, pools and ejections with others'
 	Origin    string         `json:"origin,omitempty"`
 }
 

@@ -37,10 +37,11 @@ const (
 	idleLocal = 4 * time.Second
 )
 
-// cluster translates how a service port or subset is called. All callers on all hosts share the resource.
-func cluster(c *mesh.Cluster, domain string) (*Resource, error) {
+// cluster translates how a service port or subset is called. All callers on all hosts share the resource, unless it is
+// the variant of some.
+func cluster(c *mesh.Cluster, domain, variant string) (*Resource, error) {
 	var p packer
-	name := clusterName(c.ClusterRef)
+	name := variantOf(clusterName(c.ClusterRef), variant)
 	m := &clusterv3.Cluster{
 		Name:                          name,
 		ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},

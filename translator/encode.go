@@ -59,6 +59,7 @@ func deterministic(m proto.Message) ([]byte, error) {
 type packer struct {
 	err     error
 	retries *routev3.RetryPolicy // of routes that do not say, once made
+	variant string               // of the clusters that routes lead to
 }
 
 // any packs m.

@@ -25,8 +25,8 @@ type group struct {
 
 // endpoints translates the endpoints of a cluster, grouped by locality and priority in the order of their first
 // endpoint.
-func endpoints(set *mesh.EndpointSet, domain string) (*Resource, error) {
-	name := clusterName(set.ClusterRef)
+func endpoints(set *mesh.EndpointSet, domain, variant string) (*Resource, error) {
+	name := variantOf(clusterName(set.ClusterRef), variant)
 	m := &endpointv3.ClusterLoadAssignment{ClusterName: name}
 	groups, levels := map[group]*endpointv3.LocalityLbEndpoints{}, levels(set.Endpoints)
 	for i := range set.Endpoints {

@@ -23,12 +23,13 @@ import (
 // handshakeTimeout is how long a caller may take for the TLS handshake. Before its first word, Envoy's own 15 s hold.
 const handshakeTimeout = 10 * time.Second
 
-// inboundListeners translates a host's mesh ports, each a listener with a filter chain for every port of every
+// inboundListeners translates a proxy's mesh ports, each a listener with a filter chain for every port of every
 // workload there. Only chains ever change in a listener, so that a new workload drains nobody's connections.
 func inboundListeners(px *mesh.Proxy, m *configs.Mesh) ([]*Resource, error) {
 	byPort := map[uint16][]*mesh.Workload{}
 	for _, w := range px.Workloads {
-		byPort[w.MeshPort] = append(byPort[w.MeshPort], w)
+		port := w.PortAt(px.Name())
+		byPort[port] = append(byPort[port], w)
 	}
 	var out []*Resource
 	for _, port := range slices.Sorted(maps.Keys(byPort)) {

@@ -45,6 +45,15 @@ func clusterName(r mesh.ClusterRef) string {
 // EndpointsName is the name of the resource with the endpoints of a cluster.
 func EndpointsName(r mesh.ClusterRef) string { return clusterName(r) }
 
+// variantOf names the variant of a cluster, listener or route configuration that only one workload's calls use: "reviews.default:9080~1a2b3c4d".
+// What all share has none.
+func variantOf(name, variant string) string {
+	if variant == "" {
+		return name
+	}
+	return name + "~" + variant
+}
+
 // missingCluster names a cluster that does not exist.
 func missingCluster(r mesh.ClusterRef) string { return "missing/" + clusterName(r) }
 

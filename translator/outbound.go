@@ -23,7 +23,7 @@ const connectAttempts = 6
 // idle is the idle timeout of TCP connections, nil for Envoy's hour.
 func outboundListener(s *mesh.Scope, u *mesh.ScopeUpstream, idle *configs.Duration) (*Resource, error) {
 	var p packer
-	name := outListener(s.Service, u)
+	name := variantOf(outListener(s.Service, u), s.Variant)
 	l := &listenerv3.Listener{
 		Name:             name,
 		Address:          pipe(u.Socket),
@@ -36,11 +36,11 @@ func outboundListener(s *mesh.Scope, u *mesh.ScopeUpstream, idle *configs.Durati
 	chain := &listenerv3.FilterChain{}
 	switch {
 	case u.Protocol.IsHTTP():
-		chain.Filters = []*listenerv3.Filter{p.callAs(s.Identity, ""), p.outboundManager(stat, u)}
+		chain.Filters = []*listenerv3.Filter{p.callAs(s.Identity, ""), p.outboundManager(stat, u, s.Variant)}
 	case u.Missing:
 		chain.Filters = []*listenerv3.Filter{p.network("envoy.filters.network.direct_response", &directv3.Config{})}
 	default:
-		to := clusterName(mesh.ClusterRef{Service: u.Service, Port: u.Port})
+		to := variantOf(clusterName(mesh.ClusterRef{Service: u.Service, Port: u.Port}), s.Variant)
 		chain.Filters = []*listenerv3.Filter{
 			p.callAs(s.Identity, tcpALPN),
 			p.network("envoy.filters.network.tcp_proxy", &tcpv3.TcpProxy{
@@ -78,9 +78,9 @@ func (p *packer) callAs(identity, alpn string) *listenerv3.Filter {
 	return p.network("envoy.filters.network.set_filter_state", &setstatev3.Config{OnNewConnection: values})
 }
 
-func (p *packer) outboundManager(stat string, u *mesh.ScopeUpstream) *listenerv3.Filter {
+func (p *packer) outboundManager(stat string, u *mesh.ScopeUpstream, variant string) *listenerv3.Filter {
 	m := p.manager(outbound, stat)
-	m.RouteSpecifier = rds(portName(u.Service, u.Port))
+	m.RouteSpecifier = rds(variantOf(portName(u.Service, u.Port), variant))
 	if u.Missing {
 		name := "missing/" + portName(u.Service, u.Port)
 		rc := p.routeConfiguration(name)

@@ -29,8 +29,27 @@ type part struct {
 
 // callerOut is what a caller's scope came to.
 type callerOut struct {
-	from *mesh.Scope
-	all  []*Resource
+	from      *mesh.Scope
+	listeners []*Resource
+	own       []part // its own of the services that it calls; only if it has a variant
+}
+
+// all lists the resources.
+func (c *callerOut) all() []*Resource {
+	out := slices.Clone(c.listeners)
+	for _, p := range c.own {
+		out = append(out, p.Resource)
+	}
+	return out
+}
+
+// beyond lists the resources of a that are not among those of b.
+func beyond(a, b []*Resource) []*Resource {
+	known := make(map[*Resource]bool, len(b))
+	for _, r := range b {
+		known[r] = true
+	}
+	return slices.DeleteFunc(slices.Clone(a), func(r *Resource) bool { return known[r] })
 }
 
 // proxyOut is what a proxy came to.
@@ -145,12 +164,12 @@ func (t *transaction) draftPort(d *serviceDraft, p *mesh.Port) {
 	}
 	scope := &Scope{Name: portScope(p.Service, p.Number)}
 	if p.Routes != nil {
-		add(p.Routes, func() (*Resource, error) { return routes(p.Routes, outbound) })
+		add(p.Routes, func() (*Resource, error) { return routes(p.Routes, outbound, "") })
 		scope.Keys = append(scope.Keys, Key{Type: Route, Name: p.Routes.Name})
 	}
 	for i, c := range p.Clusters {
-		add(c, func() (*Resource, error) { return cluster(c, t.v.Mesh.Domain) })
-		add(p.Endpoints[i], func() (*Resource, error) { return endpoints(p.Endpoints[i], t.v.Mesh.Domain) })
+		add(c, func() (*Resource, error) { return cluster(c, t.v.Mesh.Domain, "") })
+		add(p.Endpoints[i], func() (*Resource, error) { return endpoints(p.Endpoints[i], t.v.Mesh.Domain, "") })
 	}
 	scope.Keys = sortKeys(append(scope.Keys, useKeys(p.Uses)...))
 	d.scopes = append(d.scopes, scope)
@@ -185,6 +204,7 @@ type callerDraft struct {
 	key      string
 	old, now *callerOut // now is nil: gone
 	scope    *Scope
+	needs    []registry.Name // services, whose changes change its own parts
 	errs     []error
 }
 
@@ -199,25 +219,39 @@ func (t *transaction) draftCaller(key string) *callerDraft {
 	switch {
 	case s == nil:
 		return d
-	case old.from == s && t.full && !t.remake && !t.callsRetimed(s):
+	case old.from == s && s.Variant == "" && t.full && !t.remake && !t.callsRetimed(s):
 		return nil
 	}
 	d.now, d.scope = &callerOut{from: s}, &Scope{Name: callerScope(key)}
+	if old.from == s && !t.remake && !t.callsRetimed(s) {
+		d.now.listeners = old.listeners
+	} else {
+		d.listeners(t, s)
+	}
+	for _, u := range s.Upstreams {
+		if !u.Missing && s.Variant == "" {
+			d.scope.Uses = append(d.scope.Uses, portScope(u.Service, u.Port))
+		}
+	}
+	if s.Variant != "" {
+		t.isolate(d, s)
+	}
+	d.scope.Keys = sortKeys(keysOf(d.now.all()))
+	slices.Sort(d.scope.Uses)
+	d.scope.Uses = slices.Compact(d.scope.Uses)
+	return d
+}
+
+// listeners translates the upstreams of a caller.
+func (d *callerDraft) listeners(t *transaction, s *mesh.Scope) {
 	for _, u := range s.Upstreams {
 		r, err := outboundListener(s, u, t.idleOf(u))
 		if err != nil {
 			d.errs = append(d.errs, err)
 			continue
 		}
-		d.now.all = append(d.now.all, r)
-		if !u.Missing {
-			d.scope.Uses = append(d.scope.Uses, portScope(u.Service, u.Port))
-		}
+		d.now.listeners = append(d.now.listeners, r)
 	}
-	d.scope.Keys = sortKeys(keysOf(d.now.all))
-	slices.Sort(d.scope.Uses)
-	d.scope.Uses = slices.Compact(d.scope.Uses)
-	return d
 }
 
 // putCaller brings a draft into force.
@@ -225,13 +259,20 @@ func (t *transaction) putCaller(d *callerDraft) {
 	switch {
 	case d == nil:
 	case d.now == nil:
-		t.swap(d.old.all, nil)
+		t.swap(d.old.all(), nil)
 		t.callers.Delete([]byte(d.key))
+		t.isolated.Delete([]byte(d.key))
 		t.scope(callerScope(d.key), nil)
 	default:
 		t.errs = append(t.errs, d.errs...)
-		t.swap(d.old.all, d.now.all)
+		was, now := d.old.all(), d.now.all()
+		t.swap(beyond(was, now), beyond(now, was))
 		t.callers.Insert([]byte(d.key), d.now)
+		if len(d.needs) > 0 {
+			t.isolated.Insert([]byte(d.key), d.needs)
+		} else {
+			t.isolated.Delete([]byte(d.key))
+		}
 		t.scope(d.scope.Name, d.scope)
 	}
 }
@@ -329,7 +370,7 @@ func (t *transaction) own(px *mesh.Proxy) ([]*Resource, error) {
 	if px.Gateway != nil {
 		for _, s := range px.Gateway.Servers {
 			add(gatewayListener(px, s))
-			add(routes(s.Routes, gateway)) // the hosts of one gateway share them
+			add(routes(s.Routes, gateway, "")) // the hosts of one gateway share them
 		}
 	}
 	if ids := identities(px); len(ids) > 0 {

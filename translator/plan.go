@@ -10,14 +10,13 @@ import (
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
 )
 
-// plan translates what a host must run and hold: the workloads of its host proxy, and those of all its proxies that
-// have something to do.
+// plan translates what a host must run and hold: its workloads, and those of its proxies that have something to do.
 func plan(host *mesh.Proxy, all []*mesh.Proxy, trustDomain string) (*Resource, error) {
 	m := &planpb.HostPlan{Host: host.Host, TrustDomain: trustDomain, Draining: host.Draining}
 	if e := host.Envoy; e != nil {
 		m.Envoy = &planpb.Envoy{Version: e.Version, Path: e.Path}
 	}
-	for _, w := range host.Workloads {
+	for _, w := range workloads(all) {
 		m.Workloads = append(m.Workloads, planWorkload(w))
 	}
 	for _, px := range all {
@@ -35,6 +34,16 @@ func planResources(r *configs.ProxyResources) *planpb.Resources {
 	return &planpb.Resources{MemoryHigh: r.MemoryHigh, CpuWeight: r.CPUWeight, TasksMax: r.TasksMax}
 }
 
+// workloads lists those of a host's proxies, sorted by key. One that moves from one proxy to another is there once.
+func workloads(all []*mesh.Proxy) []*mesh.Workload {
+	var out []*mesh.Workload
+	for _, px := range all {
+		out = append(out, px.Workloads...)
+	}
+	slices.SortFunc(out, func(a, b *mesh.Workload) int { return a.Key().Compare(b.Key()) })
+	return slices.Compact(out)
+}
+
 // firstFree is the first port that every user may listen on.
 const firstFree = 1024
 
@@ -45,7 +54,7 @@ func lowPorts(px *mesh.Proxy) bool {
 		return true
 	}
 	return slices.ContainsFunc(px.Workloads, func(w *mesh.Workload) bool {
-		return low(w.MeshPort) || slices.ContainsFunc(w.Scope.Upstreams, func(u *mesh.ScopeUpstream) bool { return low(u.Bind.Port()) })
+		return low(w.PortAt(px.Name())) || slices.ContainsFunc(w.Scope.Upstreams, func(u *mesh.ScopeUpstream) bool { return low(u.Bind.Port()) })
 	})
 }
 
@@ -78,7 +87,7 @@ func identities(px *mesh.Proxy) []string {
 func planWorkload(w *mesh.Workload) *planpb.Workload {
 	m := &planpb.Workload{
 		Namespace: w.Service.Namespace, Service: w.Service.Name, Instance: w.Instance,
-		Identity: w.Identity, MeshPort: uint32(w.MeshPort), Unit: w.Unit,
+		Identity: w.Identity, MeshPort: uint32(w.MeshPort), Unit: w.Unit, Proxy: w.Proxy,
 	}
 	for _, p := range w.Ports {
 		m.Ports = append(m.Ports, &planpb.Port{Number: uint32(p.Number), Protocol: string(p.Protocol), Local: p.Local.String()})

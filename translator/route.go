@@ -19,9 +19,9 @@ import (
 
 // routes translates the routing of a service port or, at gateway, of a gateway's server. Callers in the mesh learn how
 // many attempts a request took, clients outside do not.
-func routes(r *mesh.Routes, at place) (*Resource, error) {
-	var p packer
-	m := p.routeConfiguration(r.Name)
+func routes(r *mesh.Routes, at place, variant string) (*Resource, error) {
+	p := packer{variant: variant}
+	m := p.routeConfiguration(variantOf(r.Name, variant))
 	m.IgnorePortInHostMatching = true
 	origin := ""
 	for _, vh := range r.VirtualHosts {
@@ -35,7 +35,7 @@ func routes(r *mesh.Routes, at place) (*Resource, error) {
 		}
 		m.VirtualHosts = append(m.VirtualHosts, v)
 	}
-	return p.encode(Key{Type: Route, Name: r.Name}, m, origin)
+	return p.encode(Key{Type: Route, Name: m.Name}, m, origin)
 }
 
 // routeConfiguration is what all route configurations of callers share: Wattle's own header stays inside.
@@ -118,12 +118,12 @@ func (p *packer) action(spec *configs.HTTPRoute, match *configs.HTTPMatch, to []
 		rewrite(a, w, match)
 	}
 	if len(to) == 1 {
-		a.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: clusterName(to[0].ClusterRef)}
+		a.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: variantOf(clusterName(to[0].ClusterRef), p.variant)}
 		return a
 	}
 	weighted := &routev3.WeightedCluster{}
 	for _, d := range to {
-		name := clusterName(d.ClusterRef)
+		name := variantOf(clusterName(d.ClusterRef), p.variant)
 		if d.Missing {
 			name = missingCluster(d.ClusterRef) // Envoy has no such cluster: it answers 503 (NC) for that share
 		}

@@ -20,6 +20,7 @@ type transaction struct {
 
 	services  *iradix.Txn[*serviceOut]
 	callers   *iradix.Txn[*callerOut]
+	isolated  *iradix.Txn[[]registry.Name]
 	proxies   *iradix.Txn[*proxyOut]
 	resources *iradix.Txn[*held]
 	scopes    *iradix.Txn[*Scope]
@@ -37,13 +38,13 @@ func begin(prev *Output, v *mesh.View) *transaction {
 	if prev == nil {
 		prev = &Output{
 			services: iradix.New[*serviceOut](), callers: iradix.New[*callerOut](), proxies: iradix.New[*proxyOut](),
-			resources: iradix.New[*held](), scopes: iradix.New[*Scope](),
+			isolated: iradix.New[[]registry.Name](), resources: iradix.New[*held](), scopes: iradix.New[*Scope](),
 		}
 	}
 	return &transaction{
 		v: v, prev: prev, full: full, remake: remake,
 		services: prev.services.Txn(), callers: prev.callers.Txn(), proxies: prev.proxies.Txn(),
-		resources: prev.resources.Txn(), scopes: prev.scopes.Txn(),
+		isolated: prev.isolated.Txn(), resources: prev.resources.Txn(), scopes: prev.scopes.Txn(),
 		touched: map[Key]bool{}, scoped: map[string]bool{}, proxied: map[string]bool{},
 	}
 }
@@ -71,14 +72,17 @@ func (t *transaction) changedCallers() []string {
 	if t.full {
 		return union(t.prev.callers, t.v.Scopes)
 	}
-	if len(t.retimed) == 0 {
+	own := t.needing(t.v.Changed.Services)
+	if len(t.retimed)+len(own) == 0 {
 		return t.v.Changed.Scopes
 	}
 	keys := map[string]bool{}
-	for _, k := range t.v.Changed.Scopes {
+	for _, k := range slices.Concat(t.v.Changed.Scopes, own) {
 		keys[k] = true
 	}
-	walk(t.v.Scopes, func(k string, s *mesh.Scope) { keys[k] = keys[k] || t.callsRetimed(s) })
+	if len(t.retimed) > 0 {
+		walk(t.v.Scopes, func(k string, s *mesh.Scope) { keys[k] = keys[k] || t.callsRetimed(s) })
+	}
 	return slices.DeleteFunc(sortedKeys(keys), func(k string) bool { return !keys[k] })
 }
 
@@ -174,7 +178,7 @@ func (t *transaction) finish() *Output {
 	o := &Output{
 		gen: t.v.Gen, mesh: *t.v.Mesh,
 		services: t.services.Commit(), callers: t.callers.Commit(), proxies: t.proxies.Commit(),
-		resources: t.resources.Commit(), scopes: t.scopes.Commit(),
+		isolated: t.isolated.Commit(), resources: t.resources.Commit(), scopes: t.scopes.Commit(),
 	}
 	c := &o.Changes
 	for _, k := range slices.SortedFunc(maps.Keys(t.touched), compareKeys) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/mesh"
+	"github.com/wattle-mesh/wattle/registry"
 )
 
 // Output is everything that the proxies of a view need. Immutable and persistent: a part whose view kept its pointer
@@ -21,11 +22,12 @@ type Output struct {
 
 	gen       uint64 // of the view
 	mesh      configs.Mesh
-	services  *iradix.Tree[*serviceOut] // by Name.String()
-	callers   *iradix.Tree[*callerOut]  // by mesh.Scope.Key
-	proxies   *iradix.Tree[*proxyOut]   // by proxy id
-	resources *iradix.Tree[*held]       // by Key.index
-	scopes    *iradix.Tree[*Scope]      // by name
+	services  *iradix.Tree[*serviceOut]     // by Name.String()
+	callers   *iradix.Tree[*callerOut]      // by mesh.Scope.Key
+	isolated  *iradix.Tree[[]registry.Name] // callers with clusters of their own, by mesh.Scope.Key: the services whose changes change them; sorted
+	proxies   *iradix.Tree[*proxyOut]       // by proxy id
+	resources *iradix.Tree[*held]           // by Key.index
+	scopes    *iradix.Tree[*Scope]          // by name
 }
 
 // held is a resource and how many parts have it: equal callers on one key share it.

@@ -49,7 +49,11 @@ func (w *world) policy() *configs.Policy {
 // resolve makes the world's next view.
 func (w *world) resolve() *mesh.View {
 	w.cat = registry.Merge(w.cat, []registry.Set{{Name: "test", Services: byName(w.services)}}, nil)
-	w.view, _ = mesh.Resolve(w.view, w.cat, w.policy())
+	var moved []registry.WorkloadKey
+	if w.view != nil {
+		moved = w.view.Moves() // each takes a step with every view
+	}
+	w.view, _ = mesh.Resolve(w.view.Advance(moved), w.cat, w.policy())
 	return w.view
 }
 
@@ -150,7 +154,8 @@ func drawService(t *rapid.T, n registry.Name) *registry.Service {
 func drawWorkload(t *rapid.T, s *registry.Service, h int) *registry.Workload {
 	w := &registry.Workload{
 		Service: s.Name, Origin: "hosts.hcl:1", Instance: rapid.SampledFrom([]string{"", "i1"}).Draw(t, "instance"),
-		Host: registry.Host{Name: fmt.Sprintf("host%d", h), Address: address(h)},
+		Host:    registry.Host{Name: fmt.Sprintf("host%d", h), Address: address(h)},
+		Sidecar: rapid.IntRange(0, 2).Draw(t, "mode") == 0, Isolate: rapid.IntRange(0, 2).Draw(t, "isolated") == 0,
 	}
 	for _, p := range s.Ports {
 		w.Ports = append(w.Ports, registry.WorkloadPort{Port: p, Local: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), p.Number)})

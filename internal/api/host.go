@@ -118,7 +118,7 @@ func (h *host) judge(p *configs.Policy) bool {
 	}
 	next := &configs.Host{Name: h.name, Address: h.address, MeshPort: h.said.meshPort}
 	if declared := declaration(p, h.name); declared != nil {
-		next.MeshPort = declared.MeshPort
+		next.MeshPort, next.Mode = declared.MeshPort, declared.Mode
 		next.Region, next.Zone, next.Rack = declared.Region, declared.Zone, declared.Rack
 	}
 	for i := range h.said.registrations {
@@ -158,7 +158,7 @@ func (h *host) settle(next *configs.Host, refused []refusal) {
 }
 
 func equalHosts(a, b *configs.Host) bool {
-	return a.Address == b.Address && a.MeshPort == b.MeshPort && a.Region == b.Region && a.Zone == b.Zone && a.Rack == b.Rack &&
+	return a.Address == b.Address && a.MeshPort == b.MeshPort && a.Mode == b.Mode && a.Region == b.Region && a.Zone == b.Zone && a.Rack == b.Rack &&
 		slices.Equal(a.Services, b.Services)
 }
 

@@ -108,6 +108,8 @@ func CheckService(s *configs.Service) error {
 		return fmt.Errorf("no instance can be called %q", clip(s.Instance, 64))
 	case s.Weight < 1 || s.Weight > maxWeight:
 		return fmt.Errorf("weight %d is not from 1 to %d", s.Weight, maxWeight)
+	case s.Mode != "" && s.Mode != "host" && s.Mode != "sidecar":
+		return fmt.Errorf("unknown mode %q", clip(s.Mode, 64))
 	}
 	if err := registry.CheckMeta(s.Meta); err != nil {
 		return fmt.Errorf("meta: %w", err)

@@ -162,7 +162,10 @@ func (v *View) Callers(n registry.Name) []string {
 		keys, _ := v.s.callers.Get([]byte(from.Name.String()))
 		for _, key := range keys {
 			if w, _ := v.s.workloads.Get([]byte(key)); w != nil && w.MeshPort != 0 && v.reaches(w.Scope, from.Name, n) {
-				out = append(out, hostProxyID(w.Host.Name))
+				out = append(out, proxyID(w.Host.Name, w.Proxy))
+				if w.Other.Leaving {
+					out = append(out, proxyID(w.Host.Name, w.Other.Proxy))
+				}
 			}
 		}
 	}

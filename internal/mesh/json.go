@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"encoding/json"
+	"fmt"
 	"iter"
 	"net/netip"
 	"slices"
@@ -76,6 +77,7 @@ type (
 		Key       string         `json:"key"`
 		Service   string         `json:"service"`
 		Identity  string         `json:"identity"`
+		Variant   string         `json:"variant,omitempty"`
 		Upstreams []upstreamJSON `json:"upstreams"`
 	}
 	upstreamJSON struct {
@@ -105,6 +107,7 @@ type (
 		Instance string                  `json:"instance,omitempty"`
 		Identity string                  `json:"identity"`
 		MeshPort uint16                  `json:"mesh_port"`
+		Moving   string                  `json:"moving,omitempty"` // from or to another proxy
 		Ports    []registry.WorkloadPort `json:"ports"`
 		Checks   []registry.Check        `json:"checks,omitempty"`
 		Scope    string                  `json:"scope"`
@@ -135,7 +138,7 @@ func (v *View) MarshalJSON() ([]byte, error) {
 		Ports:    map[string]uint16{},
 	}
 	for k, port := range v.Ports {
-		out.Ports[k.String()] = port
+		out.Ports[k.String()] = port.MeshPort
 	}
 	return json.Marshal(out)
 }
@@ -225,7 +228,7 @@ func (e Endpoint) json() endpointJSON {
 }
 
 func (s *Scope) json() scopeJSON {
-	return scopeJSON{Key: s.Key, Service: s.Service.String(), Identity: s.Identity, Upstreams: convert(s.Upstreams, (*ScopeUpstream).json)}
+	return scopeJSON{Key: s.Key, Service: s.Service.String(), Identity: s.Identity, Variant: s.Variant, Upstreams: convert(s.Upstreams, (*ScopeUpstream).json)}
 }
 
 func (u *ScopeUpstream) json() upstreamJSON {
@@ -241,7 +244,14 @@ func (p *Proxy) json() proxyJSON {
 }
 
 func (w *Workload) json() workloadJSON {
-	return workloadJSON{w.Service.String(), w.Instance, w.Identity, w.MeshPort, w.Ports, w.Checks, w.Scope.Key, w.Origin}
+	moving := ""
+	switch {
+	case w.Moving() && w.Other.Leaving:
+		moving = fmt.Sprintf("from %s, port %d, to %s", w.Other.Proxy, w.Other.Port, w.Proxy)
+	case w.Moving():
+		moving = fmt.Sprintf("from %s to %s, port %d", w.Proxy, w.Other.Proxy, w.Other.Port)
+	}
+	return workloadJSON{w.Service.String(), w.Instance, w.Identity, w.MeshPort, moving, w.Ports, w.Checks, w.Scope.Key, w.Origin}
 }
 
 func (g *Gateway) json() *gatewayJSON {

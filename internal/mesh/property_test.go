@@ -3,6 +3,7 @@ package mesh
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"slices"
 	"testing"
@@ -102,6 +103,11 @@ func TestAViewMadeStepByStepEqualsOneMadeFromNothing(t *testing.T) {
 			}
 			cat = w.catalog(cat)
 			pol := w.policy()
+			if moves := view.Moves(); len(moves) > 0 {
+				done := rapid.SliceOfDistinct(rapid.SampledFrom(moves), rapid.ID).Draw(t, "moved")
+				what += fmt.Sprintf("(moved: %v) ", done)
+				view = view.Advance(done)
+			}
 			before := encoded(t, view)
 			next, diags := Resolve(view, cat, pol)
 			if !bytes.Equal(before, encoded(t, view)) {

@@ -17,7 +17,7 @@ func (r *resolver) resolveProxies() {
 		r.gatewayProxies(n, g)
 	}
 	for h := range r.hosts {
-		r.hostProxy(h)
+		r.hostProxies(h)
 	}
 }
 
@@ -41,36 +41,55 @@ func sameProxy(a, b *Proxy) bool {
 		slices.Equal(a.Workloads, b.Workloads) && slices.Equal(a.Scopes, b.Scopes)
 }
 
-// hostProxy makes the proxy of a host that is declared, has workloads or is to run a gateway.
-func (r *resolver) hostProxy(host string) {
+// hostProxies makes the proxies of a host that is declared, has workloads or is to run a gateway: its own, and the sidecars.
+func (r *resolver) hostProxies(host string) {
 	i, declared := slices.BinarySearchFunc(r.pol.Hosts, host, func(h *configs.Host, n string) int { return strings.Compare(h.Name, n) })
 	keys, gateways := r.onHost.get(host), r.runOn.get(host)
-	id := hostProxyID(host)
 	if seen := len(r.old.hostWorkloads(host)) > 0; seen != (len(keys) > 0) {
 		r.renamed = true
 	}
+	gone := map[string]bool{}
+	r.proxies.under(host+"/", func(p *Proxy) { gone[p.ID] = p.Kind != GatewayProxy })
+	defer func() {
+		for id, is := range gone {
+			if is {
+				r.setProxy(id, nil)
+			}
+		}
+	}()
 	if !declared && len(keys) == 0 && len(gateways) == 0 {
-		r.setProxy(id, nil)
 		r.note("host "+host, nil)
 		return
 	}
-	p := &Proxy{ID: id, Host: host, Kind: HostProxy, Envoy: r.pol.Mesh.Envoy}
-	_, p.Draining = slices.BinarySearch(r.cat.Drained, host)
+	var address netip.Addr
+	own := &Proxy{Kind: HostProxy, Envoy: r.pol.Mesh.Envoy}
+	_, own.Draining = slices.BinarySearch(r.cat.Drained, host)
+	all := map[string]*Proxy{hostProxy: own}
 	for _, key := range keys {
 		w := r.workloads.get(key)
-		if !p.Address.IsValid() {
-			p.Address = w.Host.Address
+		if !address.IsValid() {
+			address = w.Host.Address
 		}
-		if w.MeshPort != 0 {
-			p.Workloads = append(p.Workloads, w)
+		for _, name := range []string{w.Proxy, w.Other.Proxy} {
+			if w.PortAt(name) == 0 {
+				continue
+			}
+			if all[name] == nil {
+				all[name] = &Proxy{Kind: SidecarProxy}
+			}
+			all[name].Workloads = append(all[name].Workloads, w)
 		}
 	}
 	if declared {
-		p.Address, p.Resources, p.Envoy = r.pol.Hosts[i].Address, r.pol.Hosts[i].Proxy, cmp.Or(r.pol.Hosts[i].Envoy, p.Envoy)
+		address, own.Resources, own.Envoy = r.pol.Hosts[i].Address, r.pol.Hosts[i].Proxy, cmp.Or(r.pol.Hosts[i].Envoy, own.Envoy)
 	}
-	slices.SortFunc(p.Workloads, func(a, b *Workload) int { return compareWorkloads(a.Workload, b.Workload) })
-	p.Scopes = scopesOf(p.Workloads)
-	r.setProxy(id, p)
+	for name, p := range all {
+		p.ID, p.Host, p.Address = proxyID(host, name), host, address
+		slices.SortFunc(p.Workloads, func(a, b *Workload) int { return compareWorkloads(a.Workload, b.Workload) })
+		p.Scopes = scopesOf(p.Workloads, name)
+		delete(gone, p.ID)
+		r.setProxy(p.ID, p)
+	}
 	var notes []note
 	if !declared && len(keys) == 0 {
 		for _, g := range gateways {
@@ -79,7 +98,7 @@ func (r *resolver) hostProxy(host string) {
 			}
 		}
 	}
-	r.note("host "+host, append(notes, r.bindConflicts(p, gateways)...))
+	r.note("host "+host, append(notes, r.bindConflicts(host, keys, gateways)...))
 }
 
 // hostWorkloads lists the keys of the workloads on a host.
@@ -91,11 +110,13 @@ func (v *View) hostWorkloads(host string) []string {
 	return keys
 }
 
-// scopesOf lists the scopes of workloads, sorted by key, without repeats.
-func scopesOf(all []*Workload) []*Scope {
+// scopesOf lists the scopes of those workloads that call through a proxy, sorted by key, without repeats.
+func scopesOf(all []*Workload, proxy string) []*Scope {
 	var out []*Scope
 	for _, w := range all {
-		out = append(out, w.Scope)
+		if w.callsBy(proxy) {
+			out = append(out, w.Scope)
+		}
 	}
 	slices.SortFunc(out, compareKeys)
 	return slices.Compact(out)
@@ -105,7 +126,7 @@ func compareKeys(a, b *Scope) int { return strings.Compare(a.Key, b.Key) }
 
 // bindConflicts finds listeners of one host that want the same address: of two callers, or of a caller and a
 // gateway. Two services with all their upstreams at the same addresses are one mistake.
-func (r *resolver) bindConflicts(p *Proxy, gateways []registry.Name) []note {
+func (r *resolver) bindConflicts(host string, keys []string, gateways []registry.Name) []note {
 	all := r.claims[:0]
 	for _, n := range gateways {
 		if g, ok := find(r.pol.Gateways, n, blockOfGateway); ok {
@@ -114,7 +135,7 @@ func (r *resolver) bindConflicts(p *Proxy, gateways []registry.Name) []note {
 			}
 		}
 	}
-	for _, s := range p.Scopes {
+	for _, s := range r.callersOn(keys) {
 		for _, u := range s.Upstreams {
 			all = append(all, claim{u.Bind, u.Socket, claimant{s.Service.String(), u.Origin, "upstream", "bind"}})
 		}
@@ -133,10 +154,30 @@ func (r *resolver) bindConflicts(p *Proxy, gateways []registry.Name) []note {
 		}
 		if pair := [2]claimant{a.claimant, b.claimant}; !said[pair] {
 			said[pair] = true
-			notes = append(notes, sameBind(p.Host, a, b))
+			notes = append(notes, sameBind(host, a, b))
 		}
 	}
 	return notes
+}
+
+// callersOn lists the scopes of workloads, sorted by key: each once for every proxy that they call through. One that moves
+// from one proxy to the next listens in both, which is no conflict.
+func (r *resolver) callersOn(keys []string) []*Scope {
+	type caller struct {
+		proxy string
+		*Scope
+	}
+	seen := map[caller]bool{}
+	var out []*Scope
+	for _, key := range keys {
+		w := r.workloads.get(key)
+		if c := (caller{w.Proxy, w.Scope}); w.MeshPort != 0 && !seen[c] {
+			seen[c] = true
+			out = append(out, w.Scope)
+		}
+	}
+	slices.SortFunc(out, compareKeys)
+	return out
 }
 
 // claim is a wish to listen at an address.

@@ -71,8 +71,8 @@ type resolver struct {
 	gateways map[registry.Name]*configs.Gateway // dirty; nil if it is gone
 	built    map[registry.Name]*Gateway         // dirty gateways that exist
 	hosts    map[string]bool                    // host proxies to look at
-	groups   map[registry.WorkloadKey]bool      // (host, service) whose mesh ports must be allotted
-	had      map[registry.WorkloadKey][]uint16  // mesh ports before this run, by group; nil until one is allotted
+	seated   map[string]bool                    // hosts whose mesh ports must be allotted
+	had      map[string][]formerSeat            // before this run, by host; nil until a port is allotted
 	rescope  map[string]bool                    // workloads whose scope must be resolved
 	rekeyed  map[string]bool                    // scopes whose members changed
 	claims   []claim                            // scratch of bindConflicts
@@ -121,9 +121,14 @@ func newResolver(prev *View, cat *registry.Catalog, pol *configs.Policy) *resolv
 	r.gateways = map[registry.Name]*configs.Gateway{}
 	r.built = map[registry.Name]*Gateway{}
 	r.hosts = map[string]bool{}
-	r.groups = map[registry.WorkloadKey]bool{}
+	r.seated = map[string]bool{}
 	r.rescope, r.rekeyed = map[string]bool{}, map[string]bool{}
 	r.copied = map[string]*Workload{}
+	if !r.fresh {
+		for _, k := range r.old.advanced {
+			r.seated[k.Host] = true
+		}
+	}
 	return r
 }
 

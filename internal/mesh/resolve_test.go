@@ -47,7 +47,7 @@ func worldOf(services ...*registry.Service) *world {
 
 func TestAnInstanceKeepsItsMeshPortWhileOthersComeAndGo(t *testing.T) {
 	portOf := func(v *View, instance string) uint16 {
-		return v.Ports[registry.WorkloadKey{Host: "h1", Service: web, Instance: instance}]
+		return v.Ports[registry.WorkloadKey{Host: "h1", Service: web, Instance: instance}].MeshPort
 	}
 	w := worldOf(service(web, "h1/b", "h1/c"))
 	cat := w.catalog(nil)
@@ -64,7 +64,8 @@ func TestAnInstanceKeepsItsMeshPortWhileOthersComeAndGo(t *testing.T) {
 	w.services[web] = service(web, "h1/a", "h1/c")
 	cat = w.catalog(cat)
 	v, _ = Resolve(v, cat, w.policy())
-	if want := (Allotment{{Host: "h1", Service: web, Instance: "a"}: 7445, {Host: "h1", Service: web, Instance: "c"}: 7444}); fmt.Sprint(v.Ports) != fmt.Sprint(want) {
+	at := func(port uint16) Seats { return Seats{Proxy: "host", MeshPort: port} }
+	if want := (Allotment{{Host: "h1", Service: web, Instance: "a"}: at(7445), {Host: "h1", Service: web, Instance: "c"}: at(7444)}); fmt.Sprint(v.Ports) != fmt.Sprint(want) {
 		t.Fatalf("with one instance less the ports are %v", v.Ports)
 	}
 	w.services[web] = service(web, "h1/a", "h1/d")

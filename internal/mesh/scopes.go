@@ -83,7 +83,7 @@ type resolvedScope struct {
 }
 
 func (r *resolver) resolveScope(w *Workload) resolvedScope {
-	s := &Scope{Service: w.Service, Identity: w.Identity, Upstreams: make([]*ScopeUpstream, len(w.Upstreams))}
+	s := &Scope{Service: w.Service, Identity: w.Identity, Variant: variantOf(w.Workload), Upstreams: make([]*ScopeUpstream, len(w.Upstreams))}
 	upstreams := make([]ScopeUpstream, len(w.Upstreams))
 	var notes []note
 	for i, u := range w.Upstreams {
@@ -134,8 +134,24 @@ func scopeKey(s *Scope) string {
 			b = append(b, 0)
 		}
 	}
+	if s.Variant != "" {
+		b = appendText(b, s.Variant)
+	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])[:scopeKeyLength]
+}
+
+// variantLength is how much of a hash the name of a cluster shows that only one workload's calls go to.
+const variantLength = 8
+
+// variantOf tells the clusters of a workload's calls from those of others; empty: they share them. In a proxy of its own it
+// shares nothing anyway.
+func variantOf(w *registry.Workload) string {
+	if !w.Isolate || w.Sidecar {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(w.Service.String() + "/" + w.Instance))
+	return hex.EncodeToString(sum[:])[:variantLength]
 }
 
 func appendText[T ~string | []byte](b []byte, text T) []byte {

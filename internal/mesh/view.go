@@ -4,6 +4,7 @@ package mesh
 
 import (
 	"net/netip"
+	"strings"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
@@ -18,13 +19,14 @@ type View struct {
 	Services *iradix.Tree[*Service] // by Name.String()
 	Scopes   *iradix.Tree[*Scope]   // by Scope.Key
 	Proxies  *iradix.Tree[*Proxy]   // by Proxy.ID
-	Ports    Allotment              // the mesh port of each workload
+	Ports    Allotment              // the mesh ports of each workload
 
 	Gen     uint64 // grows by one with every Resolve; never zero
 	PrevGen uint64 // the view that Changed is relative to; zero: none, everything may differ
 	Changed Changed
 
-	s *state // what Resolve needs to find what changes next; nil in a View made by hand
+	s        *state                 // what Resolve needs to find what changes next; nil in a View made by hand
+	advanced []registry.WorkloadKey // whose Ports Advance changed
 }
 
 // Changed names what differs from the view PrevGen: what appeared, what has another pointer, and what is gone
@@ -57,10 +59,6 @@ func lookup[T any](t *iradix.Tree[*T], key string) *T {
 	x, _ := t.Get([]byte(key))
 	return x
 }
-
-// Allotment gives each workload the mesh port it keeps for as long as it is registered. The pipeline
-// stores it, so that a restarted server gives the same ones.
-type Allotment map[registry.WorkloadKey]uint16
 
 // Service is a service as its callers see it.
 type Service struct {
@@ -150,6 +148,7 @@ type Scope struct {
 	Key       string        // content hash of the fields below, but for the Origins
 	Service   registry.Name // the caller; its identity is spiffe://td/ns/<namespace>/svc/<name>
 	Identity  string
+	Variant   string           // of the clusters that its calls go to, which it shares with nobody; empty: those that all share
 	Upstreams []*ScopeUpstream // sorted by service, port, bind
 }
 
@@ -170,17 +169,18 @@ type ProxyKind string
 // The kinds of proxy.
 const (
 	HostProxy    ProxyKind = "host"
+	SidecarProxy ProxyKind = "sidecar"
 	GatewayProxy ProxyKind = "gateway"
 )
 
 // Proxy is one Envoy.
 type Proxy struct {
-	ID        string // "h1/host", "edge/gw-public" (for namespace default, else "edge/gw-shop.public")
+	ID        string // "h1/host", "h1/web", "edge/gw-public" (for namespace default, else "edge/gw-shop.public")
 	Host      string
 	Kind      ProxyKind
-	Address   netip.Addr  // of the host; for the host proxy
-	Workloads []*Workload // host proxy; sorted by key
-	Scopes    []*Scope    // those of its workloads; sorted by key, without repeats
+	Address   netip.Addr  // of the host; not of a gateway
+	Workloads []*Workload // those that have a seat at it; sorted by key
+	Scopes    []*Scope    // of the workloads that call through it; sorted by key, without repeats
 	Gateway   *Gateway    // gateway proxy
 	Draining  bool        // host proxy: the host is in maintenance
 
@@ -191,10 +191,13 @@ type Proxy struct {
 // Workload is a registered workload with what the mesh allotted to it.
 type Workload struct {
 	*registry.Workload
+	Seats
 	Identity string
-	MeshPort uint16
 	Scope    *Scope
 }
+
+// Name is what the proxy is called on its host: "host", "web", "gw-public".
+func (p *Proxy) Name() string { return strings.TrimPrefix(p.ID, p.Host+"/") }
 
 // Gateway is a gateway's resolved servers.
 type Gateway struct {

@@ -244,6 +244,8 @@ func workloadName(e *registry.Endpoint) string {
 
 func drawWorkload(t *rapid.T, s *registry.Service) *registry.Workload {
 	w := &registry.Workload{Service: s.Name, Origin: drawOrigin(t), Instance: rapid.SampledFrom([]string{"", "i1", "i2"}).Draw(t, "instance")}
+	w.Sidecar = rapid.IntRange(0, 2).Draw(t, "mode") == 0
+	w.Isolate = rapid.IntRange(0, 3).Draw(t, "isolated") == 0
 	if rapid.IntRange(0, 9).Draw(t, "foreign") == 0 {
 		w.Service = rapid.SampledFrom(someNames).Draw(t, "identity")
 	}

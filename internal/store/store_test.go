@@ -279,9 +279,11 @@ func TestMeshPortsStay(t *testing.T) {
 	key := func(host, instance string) registry.WorkloadKey {
 		return registry.WorkloadKey{Host: host, Service: registry.Name{Namespace: "shop", Name: "reviews"}, Instance: instance}
 	}
+	at := func(port uint16) mesh.Seats { return mesh.Seats{Proxy: "host", MeshPort: port} }
 	for _, want := range []mesh.Allotment{
-		{key("h1", ""): 7443, key("h1", "a"): 7444, key("h2", ""): 7443},
-		{key("h1", ""): 7443, key("h1", "a"): 7445},
+		{key("h1", ""): at(7443), key("h1", "a"): at(7444), key("h2", ""): at(7443)},
+		{key("h1", ""): at(7443), key("h1", "a"): at(7445)},
+		{key("h1", ""): {Proxy: "reviews", MeshPort: 7444, Other: mesh.Seat{Proxy: "host", Port: 7443, Leaving: true}}},
 		{},
 	} {
 		if err := s.SetAllotment(want); err != nil {

@@ -51,6 +51,9 @@ func (g *group) addPorts(s *registry.Service, b *block) {
 	}
 }
 
+// sidecar is the mode of a workload with an Envoy of its own.
+const sidecar = "sidecar"
+
 // build makes the endpoints of one block.
 func (s source) build() []*registry.Endpoint {
 	if s.host.Name == "" {
@@ -61,6 +64,8 @@ func (s source) build() []*registry.Endpoint {
 		Service:  nameOf(s.Service),
 		Instance: s.Instance,
 		Unit:     s.Unit,
+		Sidecar:  cmp.Or(s.Mode, s.mode) == sidecar,
+		Isolate:  s.Isolate,
 		Origin:   s.Origin,
 	}
 	endpoints, meta := make([]*registry.Endpoint, 0, len(s.Ports)), registry.LabelsOf(s.Meta)

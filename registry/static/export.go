@@ -220,6 +220,12 @@ func (x *exporter) workload(to *hclwrite.Body, h *exportedHost, endpoints []*reg
 	}
 	setPorts(b, ports, local)
 	setText(b, "instance", w.Instance)
+	if w.Sidecar {
+		setText(b, "mode", sidecar)
+	}
+	if w.Isolate {
+		b.SetAttributeValue("isolate", cty.True)
+	}
 	setMeta(b, first.Meta.Map())
 	if first.Weight > 1 {
 		setNumber(b, "weight", uint64(min(first.Weight, maxWorkloadWeight)))

@@ -107,7 +107,7 @@ func everything() []*registry.Service {
 	shop := registry.Name{Namespace: "shop", Name: "reviews"}
 	host := registry.Host{Name: "h1", Address: netip.MustParseAddr("10.0.0.1"), MeshPort: 8443, Locality: registry.Locality{Region: "eu ${x}", Zone: "z", Rack: "r"}}
 	w := &registry.Workload{
-		Host: host, Service: shop, Instance: "a",
+		Host: host, Service: shop, Instance: "a", Sidecar: true, Isolate: true,
 		Ports: []registry.WorkloadPort{
 			{Port: registry.Port{Number: 80, Name: "http", Protocol: registry.HTTP}, Local: netip.MustParseAddrPort("127.0.0.1:8080")},
 			{Port: registry.Port{Number: 81, Name: "8080", Protocol: registry.GRPC}, Local: netip.MustParseAddrPort("[::1]:81")},

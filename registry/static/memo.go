@@ -46,6 +46,7 @@ type block struct {
 type source struct {
 	host  registry.Host   // the zero host: outside the mesh
 	facts registry.Labels // of the host
+	mode  string          // of the host's workloads that say none
 	*configs.Service
 }
 
@@ -112,7 +113,7 @@ func (m *Memo) compare(p *configs.Policy) *changes {
 			name := nameOf(s)
 			c.names = append(c.names, name)
 			if now {
-				c.inside[name] = append(c.inside[name], source{where, facts, s})
+				c.inside[name] = append(c.inside[name], source{where, facts, h.Mode, s})
 			}
 		}
 	}

@@ -75,9 +75,10 @@ const right = `{
     "region": "eu",
     "zone": "eu-1",
     "rack": "r7",
+    "mode": "sidecar",
     "service": {
       "reviews": [
-        {"port": 9080, "local": "127.0.0.1:19080", "instance": "a", "weight": 3, "meta": {"version": "v2"}, "command": ["./run", "-x"], "env": {"A": "b"}, "unit": "web@1.service",
+        {"port": 9080, "local": "127.0.0.1:19080", "instance": "a", "weight": 3, "meta": {"version": "v2"}, "command": ["./run", "-x"], "env": {"A": "b"}, "unit": "web@1.service", "mode": "host", "isolate": true,
          "check": {"http": {"path": "/healthz", "interval": "1.5s", "timeout": "1s", "healthy_threshold": 2, "unhealthy_threshold": 3}, "tcp": [{"port": 9080}]},
          "upstream": {"ratings": {"bind": "127.0.0.1:9081"}, "shop/db": {"port": 5432, "bind": "unix:/run/x.sock"}, "a.shop.mesh": {"bind": "[::1]:9083"}}},
         {"port": "${local.port}", "local": 19081, "instance": "b"}
@@ -107,7 +108,7 @@ func TestTheSchemaAgreesWithTheLoader(t *testing.T) {
 `}, {`"instance": "a"`, `"instance": "-a"`}, {`"weight": 3`, `"weight": 10001`}, {`["./run", "-x"]`, `[]`}, {`"command": ["./run", "-x"], `, ``},
 		{`"path": "/healthz"`, `"path": "healthz"`}, {`"1.5s"`, `"1.5"`}, {`"1.5s"`, `1.5`}, {`"healthy_threshold": 2`, `"healthy_threshold": 0`}, {`"tcp": [{`, `"tcp": [{"path": "/", `},
 		{`"tcp": [{`, `"udp": [{`}, {`"bind": "127.0.0.1:9081"`, `"bind": "10.0.0.1:9081"`}, {`"bind": "127.0.0.1:9081"`, `"bind": "127.0.0.1"`}, {`"unix:/run/x.sock"`, `"unix:run/x.sock"`},
-		{`"web@1.service"`, `"web"`}, {`"instance": "b"`, `"ttl": "5s"`}, {`"shop/db"`, `"shop/db/x"`}, {`"local": 1001`, `"local": "x:1"`}, {`"variable"`, `"mesh"`}, {`"number": 1, "local"`, `"number": 1, "protocol": "unknown", "local"`},
+		{`"web@1.service"`, `"web"`}, {`"mode": "sidecar"`, `"mode": "side"`}, {`"mode": "host"`, `"mode": ""`}, {`"isolate": true`, `"isolate": 1`}, {`"instance": "b"`, `"ttl": "5s"`}, {`"shop/db"`, `"shop/db/x"`}, {`"local": 1001`, `"local": "x:1"`}, {`"variable"`, `"mesh"`}, {`"number": 1, "local"`, `"number": 1, "protocol": "unknown", "local"`},
 	} {
 		if strings.Count(right, edit.from) != 1 {
 			t.Errorf("%s stands there %d times", edit.from, strings.Count(right, edit.from))

@@ -182,7 +182,7 @@ type Workload struct {
 	Upstreams []*Upstream `protobuf:"bytes,9,rep,name=upstreams,proto3" json:"upstreams,omitempty"`
 	// How its calls reach its proxy otherwise; unset: by explicit upstreams only.
 	Capture *Capture `protobuf:"bytes,10,opt,name=capture,proto3" json:"capture,omitempty"`
-	// The name on the host of the proxy that serves it: "host", or a sidecar's.
+	// The name on the host of the proxy that callers are sent to: "host", or a sidecar's.
 	Proxy         string `protobuf:"bytes,11,opt,name=proxy,proto3" json:"proxy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -684,7 +684,7 @@ func (x *Check) GetUnhealthyThreshold() uint32 {
 // Proxy is one Envoy that this host runs.
 type Proxy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "h1/host" or "edge/gw-public".
+	// "h1/host", a sidecar's "h1/web", or "edge/gw-public".
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The SPIFFE ids whose certificates this Envoy may be given.
 	Identities []string `protobuf:"bytes,2,rep,name=identities,proto3" json:"identities,omitempty"`
