@@ -24,15 +24,16 @@ import (
 
 // Server is the configuration of wattle server.
 type Server struct {
-	StateDir   string     `json:"state_dir"`  // keys, tokens, revisions
-	Policy     string     `json:"policy"`     // the folder of policy files
-	HTTP       string     `json:"http"`       // "127.0.0.1:7500": loopback only, or "unix:/path"
-	Agents     string     `json:"agents"`     // "0.0.0.0:7501", where agents connect
-	Names      []string   `json:"names"`      // DNS names and addresses in the server's certificate
-	Registries []Registry `json:"registries"` // in the order of the file
-	LogLevel   string     `json:"log_level"`  // debug, info, warn, error
-	LogFormat  string     `json:"log_format"` // text, json
-	registries []*Registry
+	StateDir     string     `json:"state_dir"`     // keys, tokens, revisions
+	Policy       string     `json:"policy"`        // the folder of policy files
+	HTTP         string     `json:"http"`          // "127.0.0.1:7500": loopback only, or "unix:/path"
+	Agents       string     `json:"agents"`        // "0.0.0.0:7501", where agents connect
+	Names        []string   `json:"names"`         // DNS names and addresses in the server's certificate
+	WorkloadLife Duration   `json:"workload_life"` // how long certificates of workloads and gateways live
+	Registries   []Registry `json:"registries"`    // in the order of the file
+	LogLevel     string     `json:"log_level"`     // debug, info, warn, error
+	LogFormat    string     `json:"log_format"`    // text, json
+	registries   []*Registry
 }
 
 // Registry is one registry block. Its driver decodes Body with Eval; what is the same for all drivers is no longer in it.
@@ -110,6 +111,7 @@ var serverBlock = newBlock(block[Server]{
 		field("http", httpAddress(), func(s *Server) *string { return &s.HTTP }, "Where the HTTP API listens: a loopback address, or a unix socket.").or(cty.StringVal("127.0.0.1:7500")),
 		field("agents", listenAddress(), func(s *Server) *string { return &s.Agents }, "Where agents connect, over mTLS.").or(cty.StringVal("0.0.0.0:7501")),
 		field("names", list(serverName(), 0), func(s *Server) *[]string { return &s.Names }, "DNS names and addresses that agents use for the server; its certificate is made for them, and for localhost.").or(cty.EmptyTupleVal),
+		field("workload_life", duration(time.Minute, 7*day), func(s *Server) *Duration { return &s.WorkloadLife }, "How long certificates of workloads and gateways live. They are renewed at a third of it: for the rest, at most, their hosts can do without a server.").or(cty.StringVal("24h")),
 		logLevelAttr(func(s *Server) *string { return &s.LogLevel }),
 		logFormatAttr(func(s *Server) *string { return &s.LogFormat }),
 	},

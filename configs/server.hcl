@@ -15,6 +15,10 @@
 # DNS names and addresses that agents use for this server. Its certificate is made for them, and for localhost.
 # names = []
 
+# How long certificates of workloads and gateways live; they are renewed at a third of it. When no server can be reached for
+# the rest, nobody calls them any more until one can be.
+# workload_life = "24h"
+
 # debug, info, warn or error; text or json.
 # log_level  = "info"
 # log_format = "text"

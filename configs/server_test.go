@@ -24,7 +24,7 @@ func TestServerDefaults(t *testing.T) {
 	}
 	want := &Server{
 		StateDir: "/var/lib/wattle/server", Policy: "/etc/wattle/policy", HTTP: "127.0.0.1:7500", Agents: "0.0.0.0:7501",
-		Names: []string{}, LogLevel: "info", LogFormat: "text",
+		Names: []string{}, WorkloadLife: Duration(24 * time.Hour), LogLevel: "info", LogFormat: "text",
 	}
 	if !reflect.DeepEqual(s, want) {
 		t.Errorf("got %+v\nwant %+v", s, want)
@@ -79,6 +79,7 @@ agents     = "127.0.0.1:7601"
 names      = ["wattle.example", "127.0.0.1", "::1"]
 log_level  = "debug"
 log_format = "json"
+workload_life = "90m"
 
 registry "static" "files" {
   path         = lower("/SERVICES")
@@ -93,7 +94,7 @@ registry "static" "more" {
 	if len(diags) > 0 {
 		t.Fatal(diags)
 	}
-	if s.StateDir != filepath.Join(dir, "state") || s.Policy != filepath.Join(dir, "policy") || s.HTTP != "unix:"+filepath.Join(dir, "http.sock") {
+	if s.WorkloadLife != Duration(90*time.Minute) || s.StateDir != filepath.Join(dir, "state") || s.Policy != filepath.Join(dir, "policy") || s.HTTP != "unix:"+filepath.Join(dir, "http.sock") {
 		t.Errorf("paths are not relative to the file: %+v", s)
 	}
 	if len(s.Registries) != 2 || s.Registries[0].Type != "static" || s.Registries[0].Name != "files" || s.Registries[0].SyncTimeout != 3*time.Second || s.Registries[1].SyncTimeout != 10*time.Second {
@@ -114,7 +115,7 @@ registry "static" "more" {
 		Pth string `hcl:"pth"`
 	}
 	got := r.Diagnostics(gohcl.DecodeBody(r.Body, r.Eval, &strict))
-	if len(got) != 2 || got[1].Code != codeUnknownAttr || got[1].Line != 11 || got[1].Context != `registry "static" "files"` {
+	if len(got) != 2 || got[1].Code != codeUnknownAttr || got[1].Line != 12 || got[1].Context != `registry "static" "files"` {
 		t.Errorf("what the driver found wrong: %+v", got)
 	}
 }

@@ -117,7 +117,8 @@ func (f *serverFile) unheeded(cfg *configs.Server) configs.Diagnostics {
 	for name, same := range map[string]bool{
 		"state_dir": cfg.StateDir == f.started.StateDir, "policy": cfg.Policy == f.started.Policy,
 		"http": cfg.HTTP == f.started.HTTP, "agents": cfg.Agents == f.started.Agents, "names": slices.Equal(cfg.Names, f.started.Names),
-		"log_level": cfg.LogLevel == f.started.LogLevel, "log_format": cfg.LogFormat == f.started.LogFormat,
+		"workload_life": cfg.WorkloadLife == f.started.WorkloadLife,
+		"log_level":     cfg.LogLevel == f.started.LogLevel, "log_format": cfg.LogFormat == f.started.LogFormat,
 	} {
 		if !same {
 			names = append(names, name)

@@ -28,7 +28,7 @@ const (
 	RootLife         = 10 * 365 * 24 * time.Hour
 	IntermediateLife = 365 * 24 * time.Hour
 	NodeLife         = 30 * 24 * time.Hour
-	WorkloadLife     = 24 * time.Hour
+	WorkloadLife     = 24 * time.Hour // unless the CA is told otherwise, see WithWorkloadLife
 
 	backdate = 5 * time.Minute // hosts whose clock is behind must accept what is new
 	maxCSR   = 16 << 10        // bytes
@@ -43,7 +43,15 @@ type CA struct {
 	root         *x509.Certificate
 	intermediate *x509.Certificate
 	key          crypto.Signer // the intermediate's
+	workloadLife time.Duration
 	now          func() time.Time
+}
+
+// WithWorkloadLife returns the same CA, whose leaves for services and gateways live that long.
+func (c *CA) WithWorkloadLife(d time.Duration) *CA {
+	next := *c
+	next.workloadLife = d
+	return &next
 }
 
 // Leaf is a signed certificate.
@@ -78,12 +86,12 @@ func Pin(cert *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Life returns how long a leaf for id lives.
-func Life(id spiffe.ID) time.Duration {
+// life returns how long a leaf for id lives.
+func (c *CA) life(id spiffe.ID) time.Duration {
 	if id.Kind == spiffe.Node || id.Kind == spiffe.Server {
 		return NodeLife
 	}
-	return WorkloadLife
+	return c.workloadLife
 }
 
 // Sign certifies the key of csr (PKCS #10, DER) for id, which the named node holds: a service, a gateway or the
@@ -115,7 +123,7 @@ func (c *CA) issue(key crypto.PublicKey, id spiffe.ID, dns []string, ips []net.I
 	now := c.now()
 	template := &x509.Certificate{
 		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(Life(id)).Truncate(time.Second),
+		NotAfter:              now.Add(c.life(id)).Truncate(time.Second),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,

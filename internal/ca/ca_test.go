@@ -290,3 +290,19 @@ func TestServerCertificateIsRenewedInTime(t *testing.T) {
 		t.Errorf("not renewed: %v", err)
 	}
 }
+
+func TestWorkloadsLeavesLiveAsLongAsTheOperatorSays(t *testing.T) {
+	c, clock, _ := open(t)
+	for id, want := range map[spiffe.ID]time.Duration{
+		spiffe.ForService(td, "shop", "web"): time.Hour,
+		spiffe.ForNode(td, "h1"):             NodeLife,
+	} {
+		l, err := c.WithWorkloadLife(time.Hour).Sign(request(t, &x509.CertificateRequest{}, newKey(t)), id, "h1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := l.NotAfter.Sub(clock.now()); got > want || got < want-time.Second {
+			t.Errorf("%s lives %s, want %s", id, got, want)
+		}
+	}
+}

@@ -107,7 +107,7 @@ func load(dir string, now func() time.Time) (*CA, error) {
 			return nil, fmt.Errorf("renew %s: %w", intermediateFile, err)
 		}
 	}
-	return &CA{TrustDomain: td, root: root.cert, intermediate: intermediate.cert, key: intermediate.key, now: now}, nil
+	return &CA{TrustDomain: td, root: root.cert, intermediate: intermediate.cert, key: intermediate.key, workloadLife: WorkloadLife, now: now}, nil
 }
 
 // private refuses a file or folder that others than its owner may use.
