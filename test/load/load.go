@@ -30,14 +30,16 @@ const bodySize = 512
 // Kind is a way to call an application.
 type Kind string
 
-// The kinds. Get and Post keep HTTP/1 connections alive, H2 is a POST over HTTP/2 without TLS, GRPC is a unary
-// call, TCP is a connection for one line and its answer. Post, H2, GRPC and TCP check that what they sent comes back.
+// The kinds. Get and Post keep HTTP/1 connections alive, H2 is a POST over HTTP/2 without TLS, GRPC is a unary call, Stream
+// one with several messages both ways, TCP is a connection for one line and its answer. All but Get check that what they
+// sent comes back.
 const (
-	Get  Kind = "get"
-	Post Kind = "post"
-	H2   Kind = "h2"
-	GRPC Kind = "grpc"
-	TCP  Kind = "tcp"
+	Get    Kind = "get"
+	Post   Kind = "post"
+	H2     Kind = "h2"
+	GRPC   Kind = "grpc"
+	Stream Kind = "stream"
+	TCP    Kind = "tcp"
 )
 
 // Target is where one kind of request goes. At Addr there is an echo.Server, perhaps with a mesh before it.

@@ -68,8 +68,8 @@ func TestEveryKindIsAnsweredOverTCPAndUnixSockets(t *testing.T) {
 	start(t, echo.Options{Name: "b", HTTP: []string{sock}, TCP: lines})
 	report := send(t, 200, Options{Rate: 1000, Targets: []Target{
 		{Kind: Get, Addr: tcp.HTTPAddr()}, {Kind: Post, Addr: tcp.HTTPAddr()}, {Kind: H2, Addr: tcp.HTTPAddr()},
-		{Kind: GRPC, Addr: tcp.HTTPAddr()}, {Kind: TCP, Addr: tcp.TCPAddr()},
-		{Kind: Get, Addr: sock}, {Kind: Post, Addr: sock}, {Kind: H2, Addr: sock}, {Kind: GRPC, Addr: sock}, {Kind: TCP, Addr: lines},
+		{Kind: GRPC, Addr: tcp.HTTPAddr()}, {Kind: Stream, Addr: tcp.HTTPAddr()}, {Kind: TCP, Addr: tcp.TCPAddr()},
+		{Kind: Get, Addr: sock}, {Kind: Post, Addr: sock}, {Kind: H2, Addr: sock}, {Kind: GRPC, Addr: sock}, {Kind: Stream, Addr: sock}, {Kind: TCP, Addr: lines},
 	}})
 	if all := report.All(); all.Failed > 0 || all.Sent < 200 {
 		t.Fatalf("%s", report)
@@ -78,7 +78,7 @@ func TestEveryKindIsAnsweredOverTCPAndUnixSockets(t *testing.T) {
 	if by["av1"] == 0 || by["b"] == 0 || len(by) != 2 {
 		t.Errorf("answered by %v", by)
 	}
-	if kinds := report.Kinds(); len(kinds) != 5 {
+	if kinds := report.Kinds(); len(kinds) != 6 {
 		t.Errorf("kinds: %v", kinds)
 	}
 	received, err := echo.Receipts(receipts)

@@ -35,7 +35,7 @@ func newShooter(t Target) (shooter, error) {
 	switch t.Kind {
 	case Get, Post, H2:
 		return newHTTP(t, dial), nil
-	case GRPC:
+	case GRPC, Stream:
 		return newGRPC(t, dial)
 	case TCP:
 		return &tcpShooter{dial}, nil
@@ -118,7 +118,10 @@ func decode(r *Result, answer, attempts string) {
 	r.Attempts, _ = strconv.Atoi(attempts)
 }
 
-// grpcShooter sends GRPC, over one connection.
+// messages is how many a Stream sends; each one waits for the answer to the one before.
+const messages = 5
+
+// grpcShooter sends GRPC and Stream, over one connection.
 type grpcShooter struct {
 	Target
 	conn *grpc.ClientConn
@@ -144,7 +147,12 @@ func (s *grpcShooter) shoot(ctx context.Context, r *Result) {
 	ctx = metadata.AppendToOutgoingContext(ctx, echo.IDHeader, r.ID)
 	in, out := wrapperspb.Bytes([]byte(body(r.ID))), new(wrapperspb.BytesValue)
 	var md metadata.MD
-	if r.Err = s.conn.Invoke(ctx, echo.RPC, in, out, grpc.Header(&md)); r.Err != nil {
+	if s.Kind == Stream {
+		r.Err = s.talk(ctx, in, out, &md)
+	} else {
+		r.Err = s.conn.Invoke(ctx, echo.RPC, in, out, grpc.Header(&md))
+	}
+	if r.Err != nil {
 		return
 	}
 	first := func(key string) string { return strings.Join(md.Get(key), ",") }
@@ -156,6 +164,33 @@ func (s *grpcShooter) shoot(ctx context.Context, r *Result) {
 	case !bytes.Equal(in.GetValue(), out.GetValue()):
 		r.Err = fmt.Errorf("wrong body: %d bytes, %.80q", len(out.GetValue()), out.GetValue())
 	}
+}
+
+// talk sends in again and again, and returns the last answer in out.
+func (s *grpcShooter) talk(ctx context.Context, in, out *wrapperspb.BytesValue, md *metadata.MD) error {
+	stream, err := s.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, echo.StreamRPC, grpc.Header(md))
+	if err != nil {
+		return err
+	}
+	for range messages {
+		// What a broken stream says, RecvMsg says.
+		if err := stream.SendMsg(in); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if err := stream.RecvMsg(out); err != nil {
+			return fmt.Errorf("the stream ended early: %w", err)
+		}
+	}
+	if err := stream.CloseSend(); err != nil {
+		return err
+	}
+	switch err := stream.RecvMsg(new(wrapperspb.BytesValue)); {
+	case err == nil:
+		return errors.New("an answer to no message")
+	case !errors.Is(err, io.EOF):
+		return err
+	}
+	return nil
 }
 
 // tcpShooter sends TCP.

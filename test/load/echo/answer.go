@@ -10,11 +10,13 @@ import (
 
 // Headers of the load. gRPC metadata has the same names.
 const (
-	IDHeader      = "x-load-id"                // the request's id; the answer carries it back
-	AnswerHeader  = "x-load-answer"            // the Answer as JSON, beside an echoed body
-	AttemptHeader = "x-envoy-attempt-count"    // how many tries the request took, if Envoy says so
-	CallerHeader  = "x-forwarded-client-cert"  // the caller's identity, as the callee's Envoy saw it
-	RPC           = "/wattle.test.v1.Echo/Say" // the unary call: a google.protobuf.BytesValue back and forth
+	IDHeader      = "x-load-id"                 // the request's id; the answer carries it back
+	AnswerHeader  = "x-load-answer"             // the Answer as JSON, beside an echoed body
+	AttemptHeader = "x-envoy-attempt-count"     // how many tries the request took, if Envoy says so
+	CallerHeader  = "x-forwarded-client-cert"   // the caller's identity, as the callee's Envoy saw it
+	RPC           = "/wattle.test.v1.Echo/Say"  // the unary call: a google.protobuf.BytesValue back and forth
+	StreamRPC     = "/wattle.test.v1.Echo/Talk" // the same with any number of messages, each of which comes back at once
+	Hold          = "hold\n"                    // the first line of a TCP exchange that lasts: each line after it comes back at once
 )
 
 // Answer is what the server says of itself and of the request.

@@ -2,6 +2,7 @@ package echo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -117,6 +118,7 @@ func (s *Server) demand(ctx context.Context, delay, status, times, id string) (i
 func (s *Server) newGRPC() *grpc.Server {
 	srv := grpc.NewServer()
 	service, method, _ := strings.Cut(strings.TrimPrefix(RPC, "/"), "/")
+	_, stream, _ := strings.Cut(strings.TrimPrefix(StreamRPC, "/"), "/")
 	srv.RegisterService(&grpc.ServiceDesc{
 		ServiceName: service,
 		HandlerType: (*any)(nil),
@@ -130,12 +132,49 @@ func (s *Server) newGRPC() *grpc.Server {
 				return s.rpc(ctx, in)
 			},
 		}},
+		Streams: []grpc.StreamDesc{{
+			StreamName: stream, ServerStreams: true, ClientStreams: true,
+			Handler: func(_ any, stream grpc.ServerStream) error { return s.talk(stream) },
+		}},
 	}, struct{}{})
 	return srv
 }
 
 // rpc gives a message back, with the answer in the header.
 func (s *Server) rpc(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error) {
+	md, err := s.greet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return in, grpc.SetHeader(ctx, md)
+}
+
+// talk gives every message back, with the answer in the header, until the caller has said all or goes away.
+func (s *Server) talk(stream grpc.ServerStream) error {
+	md, err := s.greet(stream.Context())
+	if err != nil {
+		return err
+	}
+	if err := stream.SendHeader(md); err != nil {
+		return err
+	}
+	for {
+		in := new(wrapperspb.BytesValue)
+		err := stream.RecvMsg(in)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = stream.SendMsg(in)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// greet receives a call and returns the header of its answer.
+func (s *Server) greet(ctx context.Context) (metadata.MD, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	first := func(key string) string { return strings.Join(md.Get(key), ",") }
 	ans := s.self()
@@ -144,8 +183,5 @@ func (s *Server) rpc(ctx context.Context, in *wrapperspb.BytesValue) (*wrappersp
 	if ans.Seq, err = s.receive(ans.ID); err != nil {
 		return nil, err
 	}
-	if err := grpc.SetHeader(ctx, metadata.Pairs(IDHeader, ans.ID, AnswerHeader, ans.JSON())); err != nil {
-		return nil, err
-	}
-	return in, nil
+	return metadata.Pairs(IDHeader, ans.ID, AnswerHeader, ans.JSON()), nil
 }

@@ -40,6 +40,7 @@ type Server struct {
 	receipts *os.File
 	http     []net.Listener
 	tcp      net.Listener
+	ending   chan struct{} // closed when Run's context is done
 	grpc     *grpc.Server
 
 	mu    sync.Mutex
@@ -48,7 +49,7 @@ type Server struct {
 
 // Listen opens what the options name, so that the server can be called when it returns.
 func Listen(ctx context.Context, o Options) (_ *Server, err error) {
-	s := &Server{opts: o, tries: map[string]int{}}
+	s := &Server{opts: o, tries: map[string]int{}, ending: make(chan struct{})}
 	s.status.Store(http.StatusOK)
 	defer func() {
 		if err != nil {
@@ -125,6 +126,7 @@ func (s *Server) Run(ctx context.Context) error {
 	case err = <-ended:
 	case <-ctx.Done():
 	}
+	close(s.ending)
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
 	if s.tcp != nil {
@@ -163,7 +165,8 @@ func (s *Server) self() Answer {
 	return Answer{Name: s.opts.Name, Version: s.opts.Version, Host: s.opts.Host, Instance: s.opts.Instance}
 }
 
-// serveTCP answers one line on each connection: with the answer in JSON, a space and the line.
+// serveTCP answers one line on each connection: with the answer in JSON, a space and the line. After Hold it gives line after
+// line back.
 func (s *Server) serveTCP() error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -177,16 +180,19 @@ func (s *Server) serveTCP() error {
 		}
 		wg.Go(func() {
 			defer c.Close()
-			_ = c.SetDeadline(time.Now().Add(drainTime))
 			_ = s.exchange(c) // the client sees it
 		})
 	}
 }
 
 func (s *Server) exchange(c net.Conn) error {
-	line, err := bufio.NewReader(io.LimitReader(c, maxBody)).ReadString('\n')
+	in := bufio.NewReader(io.LimitReader(c, maxBody))
+	line, err := readLine(c, in)
 	if err != nil {
 		return err
+	}
+	if line == Hold {
+		return s.hold(c, in)
 	}
 	ans := s.self()
 	ans.ID, _, _ = strings.Cut(strings.TrimSuffix(line, "\n"), " ")
@@ -195,6 +201,32 @@ func (s *Server) exchange(c net.Conn) error {
 	}
 	_, err = fmt.Fprintf(c, "%s %s", ans.JSON(), line)
 	return err
+}
+
+// hold gives lines back until the client has no more, or the server ends.
+func (s *Server) hold(c net.Conn, in *bufio.Reader) error {
+	for {
+		line, err := readLine(c, in)
+		if err != nil {
+			return err
+		}
+		if _, err := io.WriteString(c, line); err != nil {
+			return err
+		}
+		select {
+		case <-s.ending:
+			return nil
+		default:
+		}
+	}
+}
+
+// readLine reads a line, which must come, and be answered, in time.
+func readLine(c net.Conn, in *bufio.Reader) (string, error) {
+	if err := c.SetDeadline(time.Now().Add(drainTime)); err != nil {
+		return "", err
+	}
+	return in.ReadString('\n')
 }
 
 // Receipts reads the ids in a file that a server wrote, with how often each was received. A file that is not

@@ -22,7 +22,7 @@ func main() {
 	duration := flag.Duration("duration", 30*time.Second, "how long to send")
 	flag.Float64Var(&o.Rate, "rate", load.DefaultRate, "requests per second, of all kinds together")
 	flag.DurationVar(&o.Timeout, "timeout", load.DefaultTimeout, "of one request")
-	for _, k := range []load.Kind{load.Get, load.Post, load.H2, load.GRPC, load.TCP} {
+	for _, k := range []load.Kind{load.Get, load.Post, load.H2, load.GRPC, load.Stream, load.TCP} {
 		flag.Func(string(k), "`address` (host:port or unix:PATH) for requests of this kind; may be given again", func(addr string) error {
 			o.Targets = append(o.Targets, load.Target{Kind: k, Addr: addr})
 			return nil
