@@ -35,10 +35,11 @@ const (
 	RegistrationDead    = "W4602"
 )
 
-// What is wrong with the registries of the server's own file.
+// What is wrong with the registries of the server's own file, and with the server's disk.
 const (
 	BadRegistry  = "W4310"
 	NeedsRestart = "W4311"
+	DiskFull     = "W4312"
 )
 
 // The codes of diagnostics.
@@ -117,6 +118,8 @@ func Codes() []Code {
 			"There is no driver of this type, or the name is the server's own. The registries stay as they were before the file was changed."},
 		{NeedsRestart, "a change of the server's file takes effect with a restart",
 			"Registry blocks are read anew whenever the file changes; everything else in it is read when the server starts. A warning: until the restart the server works with what it started with. Agents and their Envoys do not mind a restart."},
+		{DiskFull, "the server's disk is full",
+			"There is next to no room where the server keeps its state. Everything that is in force stays, and hosts are served on. What has to be kept first is refused: new policy, registrations, tokens. Make room, or give state_dir a disk of its own; the server goes on by itself."},
 		{NameUnreadable, "a DNS name cannot be read",
 			"The resolvers do not answer, refuse, or answer what cannot be used. The last answer stays in force; the name is asked again with growing pauses of up to 30 s. Other names of the registry are not concerned."},
 		{NameGone, "a DNS name has no records any more",

@@ -87,6 +87,7 @@ func runAgent(ctx context.Context, cmd *cobra.Command, cfg *configs.Agent, kind 
 	o := agent.Options{
 		Config: cfg, Log: log, Adapter: envoys, Units: systemd.Units{}, Envoys: reach, Crashes: crashes, Socket: sockets.Take(agent.Socket(cfg)),
 		OnReady: func() { tell(log, systemd.Ready) },
+		Say:     func(line string) { tell(log, systemd.Status("%s", line)) },
 	}
 	unused(log, sockets, "wattle-agent.socket")
 	a, err := agent.New(o)

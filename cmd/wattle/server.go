@@ -209,7 +209,7 @@ func openCA(cmd *cobra.Command, cfg *configs.Server, vars configs.Options, kept 
 	if err != nil {
 		return nil, err
 	}
-	return c, kept.SetCA(c.Pin())
+	return c.WithWorkloadLife(time.Duration(cfg.WorkloadLife)), kept.SetCA(c.Pin())
 }
 
 // holds reports whether the view in force has a workload or a gateway of that identity on the node.
@@ -254,7 +254,7 @@ func (s *server) run(ctx context.Context) error {
 	g.Go(func() error { return s.serveAgents(ctx, agents) })
 	g.Go(func() error { return s.serveHTTP(ctx, local, token) })
 	g.Go(func() error { return systemd.Watch(ctx, s.loop.Alive) })
-	g.Go(func() error { s.announce(ctx); return nil })
+	g.Go(func() error { announce(ctx, s); return nil })
 	return g.Wait()
 }
 
@@ -276,18 +276,6 @@ func (s *server) listen() (agents, local net.Listener, err error) {
 		}
 	}
 	return agents, local, nil
-}
-
-// announce tells systemd how the server is: ready when there is something to serve.
-func (s *server) announce(ctx context.Context) {
-	tell(s.log, systemd.Status("waiting for the registries' first sets and a valid policy"))
-	select {
-	case <-s.loop.Ready():
-		tell(s.log, systemd.Ready, systemd.Status("serving, revision %d, policy %s", s.loop.State().Revision, s.cfg.Policy))
-		<-ctx.Done()
-	case <-ctx.Done():
-	}
-	tell(s.log, systemd.Stopping)
 }
 
 // How far the heap may grow until the server is ready, in percent of what is in use: freely while everything is read, of
@@ -333,7 +321,7 @@ func (s *server) serveHTTP(ctx context.Context, l net.Listener, token string) er
 	return api.Serve(ctx, l, api.NewHandler(api.HTTPOptions{
 		Log: s.log, AdminToken: token, Version: version, Node: s.nodes,
 		State: s.loop.State, AcceptPolicy: s.loop.Accept, PolicyDir: s.cfg.Policy, Proxies: s.xds.Proxies,
-		Registries: s.registry.Status, Accept: s.registry.Accept, Holds: s.registry, ServerFile: s.file.diagnostics,
+		Registries: s.registry.Status, Accept: s.registry.Accept, Holds: s.registry, ServerFile: s.diagnostics,
 		Metrics: promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}),
 	}))
 }

@@ -44,6 +44,7 @@ type Options struct {
 	Crashes <-chan adapters.Crash // of Envoys; nil: nobody tells of them
 	Socket  net.Listener          // agent.sock in run_dir, if another has opened it; nil: the agent opens it
 	OnReady func()                // called when the agent's sockets are open and what it kept is loaded; optional
+	Say     func(string)          // called with a line that says how the host is, when that changes; optional
 }
 
 // Envoys says how the Envoys that the adapter runs and this agent reach each other. The zero value: they are processes of
@@ -165,6 +166,9 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // joinAlive joins; until then Alive is answered here.
 func (a *Agent) joinAlive(ctx context.Context, t *ticket) error {
+	if a.o.Say != nil {
+		a.o.Say("not a member of a mesh yet: it joins")
+	}
 	joined := make(chan error, 1)
 	go func() { joined <- a.join(ctx, t) }()
 	for {
@@ -222,5 +226,10 @@ func (a *Agent) serve(ctx context.Context) error {
 	g.Go(func() error { return proxies.run(ctx) })
 	g.Go(func() error { return checks.run(ctx, &plan) })
 	g.Go(func() error { return reporter.run(ctx) })
+	if a.o.Say != nil {
+		g.Go(func() error {
+			return (&teller{node: &a.node.held, plan: &plan, certs: &certs.held, conn: conn, say: a.o.Say}).run(ctx)
+		})
+	}
 	return g.Wait()
 }
