@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Makes dist/wattle_VERSION_ARCH.deb and .rpm, their bill of materials (CycloneDX) and SHA256SUMS from bin/wattle. Equal
-# sources give equal bytes: all times are those of the last commit.
+# Makes DIR/wattle_VERSION_ARCH.deb and .rpm, their bill of materials (CycloneDX) and SHA256SUMS from bin/wattle; DIR, which
+# is emptied first, is dist if it is not given. Equal sources give equal bytes: all times are those of the last commit.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-version=${1:?usage: build.sh VERSION}
+version=${1:?usage: build.sh VERSION [DIR]}
+dist=${2:-dist}
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 DATE=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)
 ARCH=$(go env GOARCH)
 VERSION=${version#v}
 export SOURCE_DATE_EPOCH DATE ARCH VERSION
 
-rm -rf dist
-root=dist/root
+rm -rf "$dist"
+root=$dist/root
 doc=$root/usr/share/doc/wattle
 mkdir -p "$root"/usr/{bin,lib} "$root"/usr/share/{man/man1,bash-completion/completions,zsh/vendor-completions,fish/vendor_completions.d} "$doc"
 
@@ -46,8 +47,9 @@ find "$root" -type d -exec chmod 755 {} + -o -type f ! -perm 755 -exec chmod 644
 find "$root" -exec touch -h -d "$DATE" {} +
 
 for format in deb rpm; do
-	.bin/nfpm package --config packages/nfpm.yaml --packager "$format" --target dist
+	sed "s|src: dist/root/|src: $root/|" packages/nfpm.yaml >"$dist/nfpm.yaml"
+	.bin/nfpm package --config "$dist/nfpm.yaml" --packager "$format" --target "$dist"
 done
-cp "$doc/wattle.cdx.json" "dist/wattle_$VERSION.cdx.json"
-rm -r "$root"
-(cd dist && sha256sum -- *.deb *.rpm *.json | tee SHA256SUMS)
+cp "$doc/wattle.cdx.json" "$dist/wattle_$VERSION.cdx.json"
+rm -r "$root" "$dist/nfpm.yaml"
+(cd "$dist" && sha256sum -- *.deb *.rpm *.json | tee SHA256SUMS)
