@@ -11,7 +11,7 @@ root=$cache/labroot-$suite-$(sha256sum "${BASH_SOURCE[0]}" | cut -c1-12)
 
 [[ $EUID == 0 ]] || { echo "labroot: the lab boots hosts, which needs root" >&2; exit 1; }
 missing=()
-for tool in debootstrap:debootstrap systemd-nspawn:systemd-container ip:iproute2 nsenter:util-linux; do
+for tool in debootstrap:debootstrap systemd-nspawn:systemd-container ip:iproute2 nsenter:util-linux mkfs.ext4:e2fsprogs rpm:rpm; do
 	command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}")
 done
 if ((${#missing[@]})); then

@@ -45,7 +45,9 @@ func newLab(ctx context.Context, root string) (*lab, error) {
 		return nil, err
 	}
 	l := &lab{id: fmt.Sprintf("wlab%d", os.Getpid()), dir: dir, root: root}
-	err = steps(ctx, []string{"ip", "netns", "add", l.id}, []string{"ip", "-n", l.id, "link", "add", "lan", "type", "bridge"},
+	// What is unmounted here is so in all hosts' namespaces, which have a copy of every mount: a disk must be free to be mounted anew.
+	err = steps(ctx, []string{"mount", "--bind", dir, dir}, []string{"mount", "--make-shared", dir},
+		[]string{"ip", "netns", "add", l.id}, []string{"ip", "-n", l.id, "link", "add", "lan", "type", "bridge"},
 		[]string{"ip", "-n", l.id, "link", "set", "lan", "up"})
 	if err != nil {
 		return nil, errors.Join(err, l.close())
@@ -67,14 +69,11 @@ func steps(ctx context.Context, all ...[]string) error {
 func (l *lab) add(ctx context.Context, name string) (*host, error) {
 	h := &host{lab: l, name: name, addr: fmt.Sprintf("10.77.0.%d", len(l.hosts)+1)}
 	l.hosts = append(l.hosts, h)
-	for _, d := range []string{"upper", "work", "root"} {
-		if err := os.MkdirAll(h.path(d), 0o755); err != nil {
-			return nil, err
-		}
+	if err := h.makeDisk(ctx); err != nil {
+		return nil, err
 	}
 	ns := h.netns()
 	err := steps(ctx,
-		[]string{"mount", "-t", "overlay", "overlay", "-o", "lowerdir=" + l.root + ",upperdir=" + h.path("upper") + ",workdir=" + h.path("work"), h.path("root")},
 		[]string{"ip", "netns", "add", ns},
 		[]string{"ip", "-n", l.id, "link", "add", name, "type", "veth", "peer", "name", "host0", "netns", ns},
 		[]string{"ip", "-n", l.id, "link", "set", name, "master", "lan", "up"},
@@ -102,12 +101,15 @@ func (h *host) install(file, path string) error {
 	return steps(context.Background(), []string{"install", "-D", "-m", "755", file, at + ".new"}, []string{"mv", at + ".new", at})
 }
 
-// launcher puts itself into control groups of the host's own, then becomes systemd-nspawn.
+// launcher puts itself into control groups of the host's own, then becomes systemd-nspawn. To the scheduler a group is one task
+// among those of this machine, but a host has processors of its own: it gets the share of as many tasks as there can be.
 const launcher = `
 all=/sys/fs/cgroup/
 [ -f $all/cgroup.controllers ] || all=$all*/
 for c in $all; do
 	mkdir -p "$c$ID"
+	[ ! -f "$c$ID/cpu.shares" ] || echo 262144 >"$c$ID/cpu.shares"
+	[ ! -f "$c$ID/cpu.weight" ] || echo 10000 >"$c$ID/cpu.weight"
 	for f in cpuset.cpus cpuset.mems; do [ ! -f "$c$ID/$f" ] || cat "$c$f" >"$c$ID/$f"; done
 	echo $$ >"$c$ID/cgroup.procs"
 done
@@ -128,7 +130,7 @@ func (h *host) start(ctx context.Context) error {
 	if err := h.boot.Start(); err != nil {
 		return err
 	}
-	return until(ctx, bootLimit, h.name+" is up", func() error {
+	err = until(ctx, bootLimit, h.name+" is up", func() error {
 		if h.pid == 0 {
 			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", h.boot.Process.Pid))
 			if err != nil {
@@ -145,10 +147,27 @@ func (h *host) start(ctx context.Context) error {
 		_, err := h.run(ctx, "systemctl", "is-active", "multi-user.target")
 		return err
 	})
+	if err != nil {
+		said, _ := os.ReadFile(h.path("console"))
+		err = fmt.Errorf("%w; its console says: %s", err, said[max(0, len(said)-1000):])
+	}
+	return err
 }
 
-// cut turns the host off as a power cut does: nothing is told.
-func (h *host) cut() {
+// cut turns the host off as a power cut does: nothing is told, and what was not synced is lost.
+func (h *host) cut(ctx context.Context) error {
+	if err := h.lose(); err != nil {
+		return err
+	}
+	h.off()
+	if err := until(ctx, bootLimit, "the disk of "+h.name+" is free", h.unplug); err != nil {
+		return err
+	}
+	return h.plug(ctx)
+}
+
+// off ends everything that runs on the host.
+func (h *host) off() {
 	if h.boot == nil {
 		return
 	}
@@ -172,7 +191,9 @@ func (h *host) poweroff(ctx context.Context) error {
 
 // command is a command in the host.
 func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(h.pid), "-a", "--"}, args...)...)
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(h.pid), "-a", "--"}, args...)...)
+	cmd.WaitDelay = time.Second // of what the command itself started
+	return cmd
 }
 
 // run runs a command in the host and returns what it writes to standard output.
@@ -198,13 +219,13 @@ func (h *host) property(ctx context.Context, unit, name string) (string, error) 
 func (l *lab) close() error {
 	var errs []error
 	for _, h := range l.hosts {
-		h.cut()
+		h.off()
 		errs = append(errs, until(context.Background(), bootLimit, "processes of "+h.name+" end", h.release))
 	}
 	for _, h := range slices.Backward(l.hosts) {
 		errs = append(errs, ignore(exec.Command("ip", "netns", "del", h.netns()).Run()))
 	}
-	errs = append(errs, ignore(exec.Command("ip", "netns", "del", l.id).Run()), os.RemoveAll(l.dir))
+	errs = append(errs, ignore(exec.Command("ip", "netns", "del", l.id).Run()), unmount(l.dir), os.RemoveAll(l.dir))
 	return errors.Join(errs...)
 }
 
@@ -219,7 +240,7 @@ func ignore(err error) error {
 
 // release unmounts the host's file system and removes its control groups.
 func (h *host) release() error {
-	if err := syscall.Unmount(h.path("root"), 0); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, fs.ErrNotExist) {
+	if err := h.unplug(); err != nil {
 		return err
 	}
 	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} { // the second: version 1

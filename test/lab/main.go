@@ -35,12 +35,19 @@ func main() {
 }
 
 func run(ctx context.Context, role, to, only string, side time.Duration) (err error) {
-	if role == "load" {
+	switch role {
+	case "load":
 		var all []load.Target
 		if err := json.Unmarshal([]byte(to), &all); err != nil {
 			return err
 		}
 		return send(ctx, all)
+	case "long":
+		var at map[string]string
+		if err := json.Unmarshal([]byte(to), &at); err != nil {
+			return err
+		}
+		return linger(ctx, at)
 	}
 	pattern, err := regexp.Compile(only)
 	if err != nil {
@@ -60,21 +67,26 @@ func run(ctx context.Context, role, to, only string, side time.Duration) (err er
 	}
 	w := &world{lab: l, side: side, deb: debs[0], app: filepath.Join(l.dir, "echo-app")}
 	defer func() { err = errors.Join(err, w.end()) }()
-	build := exec.CommandContext(ctx, "go", "build", "-o", w.app, "./test/load/app")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the application: %w: %s", err, out)
+	if err := compile(ctx, w.app, "./test/load/app"); err != nil {
+		return err
 	}
 	if err := w.build(ctx); err != nil {
 		return errors.Join(err, w.journals())
 	}
+	var errs []error
 	for _, f := range faults {
 		if !pattern.MatchString(f.name) {
 			continue
 		}
 		began := time.Now()
-		if err := f.run(ctx, w); err != nil {
-			return errors.Join(fmt.Errorf("%s: %w", f.name, err), w.journals())
+		err := f.run(ctx, w)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil { // the others may say more
+			fmt.Fprintf(os.Stderr, "lab: %s: %v\n", f.name, err)
+			w.rows.Require(f.name+": could not be carried out", 1, "faults", 0)
+			errs = append(errs, fmt.Errorf("%s: %w", f.name, err))
 		}
 		fmt.Fprintf(os.Stderr, "lab: %s, in %s\n", f.name, time.Since(began).Round(100*time.Millisecond))
 	}
@@ -82,16 +94,26 @@ func run(ctx context.Context, role, to, only string, side time.Duration) (err er
 		return err
 	}
 	if n := w.rows.Missed(); n > 0 {
-		return errors.Join(fmt.Errorf("%d targets are not met", n), w.journals())
+		errs = append(errs, fmt.Errorf("%d targets are not met", n), w.journals())
+	}
+	return errors.Join(errs...)
+}
+
+// compile builds a program of this repository.
+func compile(ctx context.Context, file, pkg string) error {
+	build := exec.CommandContext(ctx, "go", "build", "-o", file, pkg)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w: %s", pkg, err, out)
 	}
 	return nil
 }
 
 // end stops the load and turns everything off.
 func (w *world) end() error {
-	var err error
-	if w.load != nil {
-		err = w.load.stop()
+	err := w.stopLoad()
+	if w.third != nil && w.third.load != nil {
+		err = errors.Join(err, w.third.load.stop())
 	}
 	return errors.Join(err, w.close())
 }

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"syscall"
 	"time"
 
 	"github.com/wattle-mesh/wattle/test/load"
@@ -73,17 +72,10 @@ type traffic struct {
 
 // startTraffic has this program send the load from within the network of a host, so that it outlives what is done to it.
 func startTraffic(ctx context.Context, h *host, targets []load.Target) (*traffic, error) {
-	self, err := os.Executable()
+	cmd, err := h.self(ctx, "load", targets)
 	if err != nil {
 		return nil, err
 	}
-	text, err := json.Marshal(targets)
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", h.netns(), self, "-role", "load", "-targets", string(text))
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err

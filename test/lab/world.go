@@ -3,11 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/wattle-mesh/wattle/test/load"
@@ -23,8 +20,12 @@ const (
 type world struct {
 	*lab
 	server, callee, caller *host
+	third                  *third // nil: it is not needed yet, or no more
 	load                   *traffic
 	side                   time.Duration // of load on each side of a fault
+	since                  time.Time     // when the present side began
+	away                   time.Time     // since when no server runs; zero: it does
+	changes                int           // of policy
 	rows                   table.Rows
 	deb, app               string // files
 }
@@ -42,7 +43,7 @@ WantedBy=multi-user.target
 
 var targets = []load.Target{
 	{Kind: load.Get, Addr: "127.0.0.1:9081"}, {Kind: load.Post, Addr: "127.0.0.1:9081"}, {Kind: load.H2, Addr: "127.0.0.1:9083"},
-	{Kind: load.GRPC, Addr: "127.0.0.1:9083"}, {Kind: load.TCP, Addr: "127.0.0.1:9082"},
+	{Kind: load.GRPC, Addr: "127.0.0.1:9083"}, {Kind: load.Stream, Addr: "127.0.0.1:9083"}, {Kind: load.TCP, Addr: "127.0.0.1:9082"},
 }
 
 // build boots three hosts and does what docs/install.md says on them.
@@ -73,8 +74,19 @@ func (w *world) build(ctx context.Context) (err error) {
 		return err
 	}
 	w.rows.Require("two hosts join, to the first call over mTLS", took.Seconds(), "s", 3)
-	w.load, err = startTraffic(ctx, w.caller, targets)
-	return err
+	if err := w.sync(); err != nil {
+		return err
+	}
+	return w.startLoad(ctx)
+}
+
+// sync has on the disks what was installed and written until now, as it is some time after an installation.
+func (w *world) sync() error {
+	var errs []error
+	for _, h := range w.hosts {
+		errs = append(errs, h.sync())
+	}
+	return errors.Join(errs...)
 }
 
 // bring puts the package and an Envoy on a host.
@@ -119,114 +131,13 @@ func (w *world) handOver(h *host) error {
 
 // answered waits until the caller reaches the application.
 func (w *world) answered(ctx context.Context) error {
-	return until(ctx, settle, "the caller is answered", func() error {
-		_, err := w.caller.run(ctx, "curl", "-sS", "--fail", "--max-time", "2", "http://127.0.0.1:9081/")
+	return w.caller.answered(ctx)
+}
+
+// answered waits until a call from this host is.
+func (h *host) answered(ctx context.Context) error {
+	return until(ctx, settle, "a call from "+h.name+" is answered", func() error {
+		_, err := h.run(ctx, "curl", "-sS", "--fail", "--max-time", "2", "http://127.0.0.1:9081/")
 		return err
 	})
-}
-
-// calm waits until no request of a second has failed: clients that were refused wait a moment before they connect again.
-func (w *world) calm(ctx context.Context) error {
-	return until(ctx, settle, "no request fails", func() error {
-		now := time.Now()
-		o, err := w.load.between(now, now.Add(time.Second))
-		if err == nil && (o.Failed > 0 || o.Sent == 0) {
-			err = fmt.Errorf("%d of %d requests failed", o.Failed, o.Sent)
-		}
-		return err
-	})
-}
-
-// wait lets the load go on.
-func (w *world) wait(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// under does something under load, with load before and after, and returns what became of the requests.
-func (w *world) under(ctx context.Context, what func() error) (outcome, error) {
-	from := time.Now()
-	if err := w.wait(ctx, w.side); err != nil {
-		return outcome{}, err
-	}
-	if err := what(); err != nil {
-		return outcome{}, err
-	}
-	if err := w.wait(ctx, w.side); err != nil {
-		return outcome{}, err
-	}
-	return w.load.between(from, time.Now())
-}
-
-// unharmed does something under load and requires that no request fails.
-func (w *world) unharmed(ctx context.Context, name string, what func() error) error {
-	o, err := w.under(ctx, what)
-	if err != nil {
-		return err
-	}
-	w.rows.Require(fmt.Sprintf("%s: failed of %d requests", name, o.Sent), float64(o.Failed), "requests", 0)
-	w.tell(o)
-	return nil
-}
-
-// tell prints some failures of an outcome.
-func (w *world) tell(o outcome) {
-	for _, f := range o.Failures {
-		fmt.Fprintln(os.Stderr, "lab:   ", f)
-	}
-}
-
-// mainPID returns the main process of a unit.
-func (h *host) mainPID(ctx context.Context, unit string) (int, error) {
-	text, err := h.property(ctx, unit, "MainPID")
-	if err != nil {
-		return 0, err
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(text))
-	if err == nil && pid == 0 {
-		err = fmt.Errorf("%s: %s has no main process", h.name, unit)
-	}
-	return pid, err
-}
-
-// starting returns how long a unit took from its start until it was ready, by systemd's clock.
-func (h *host) starting(ctx context.Context, unit string) (time.Duration, error) {
-	var at [2]int64
-	for i, name := range []string{"InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic"} {
-		text, err := h.property(ctx, unit, name)
-		if err != nil {
-			return 0, err
-		}
-		if at[i], err = strconv.ParseInt(text, 10, 64); err != nil {
-			return 0, err
-		}
-	}
-	return time.Duration(at[1]-at[0]) * time.Microsecond, nil
-}
-
-// kill9 kills the main process of a unit and returns how long it takes until the unit is active again.
-func (h *host) kill9(ctx context.Context, unit string) (time.Duration, error) {
-	old, err := h.mainPID(ctx, unit)
-	if err != nil {
-		return 0, err
-	}
-	began := time.Now()
-	if _, err := h.run(ctx, "kill", "-9", strconv.Itoa(old)); err != nil {
-		return 0, err
-	}
-	err = until(ctx, settle, unit+" is back", func() error {
-		pid, err := h.mainPID(ctx, unit)
-		if err == nil && pid == old {
-			err = errors.New("the old process is there yet")
-		}
-		if err == nil {
-			_, err = h.run(ctx, "systemctl", "is-active", unit)
-		}
-		return err
-	})
-	return time.Since(began), err
 }
