@@ -15,11 +15,14 @@ type Adapter interface {
 // Plan is every proxy that a host runs, sorted by name, and what workloads need besides. Immutable.
 type Plan struct {
 	Proxies []Proxy
-	// Units are units of workloads, which are not ours, with what they get from us; sorted by name. A platform without units
-	// ignores them.
-	Units []Unit
-	// Resolver has the resolver for captured workloads run; a platform may have none.
-	Resolver bool
+	// Workloads is what workloads get; nil: what they have stays. A platform without units ignores it.
+	Workloads *Workloads
+}
+
+// Workloads is what the workloads of a host get from us besides a proxy. Immutable.
+type Workloads struct {
+	Units    []Unit // of workloads, which are not ours; sorted by name
+	Resolver bool   // the resolver for captured workloads runs
 }
 
 // Unit is what a workload's unit gets from us when it starts next.

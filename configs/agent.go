@@ -27,6 +27,8 @@ type Agent struct {
 	Concurrency   uint32     `json:"concurrency"`  // worker threads of each Envoy; zero: 2, or as many as there are processors if fewer
 	DrainTime     Duration   `json:"drain_time"`   // how long connections to an Envoy that goes may live on
 	StopProxies   bool       `json:"stop_proxies"` // Envoys end when the agent is ended in good order, instead of living on
+	Guard         bool       `json:"guard"`        // whether connections are refused that go round a workload's identity, where nftables may be used
+	GuardAllow    []string   `json:"guard_allow"`  // users whose processes may connect to applications all the same
 	LogLevel      string     `json:"log_level"`    // debug, info, warn, error
 	LogFormat     string     `json:"log_format"`   // text, json
 }
@@ -82,6 +84,8 @@ var agentBlock = newBlock(block[Agent]{
 		field("concurrency", whole[uint32](1, 1024), func(a *Agent) *uint32 { return &a.Concurrency }, "Worker threads of each Envoy.").orText("2, or as many as there are processors if fewer"),
 		field("drain_time", duration(time.Second, time.Hour), func(a *Agent) *Duration { return &a.DrainTime }, "How long an Envoy that stops or is replaced waits for the connections and requests that it has. One that was replaced ends after half as long again.").or(cty.StringVal("20s")),
 		field("stop_proxies", boolean(), func(a *Agent) *bool { return &a.StopProxies }, "Whether the Envoys end when the agent is ended in good order. Otherwise they live on, and the next agent finds them.").or(cty.False),
+		field("guard", boolean(), func(a *Agent) *bool { return &a.Guard }, "Whether connections are refused that go round a workload's identity: of other users or units to where it calls and to its application's ports, and of other hosts to these. Where the agent may not use nftables, which it says, there is no guard.").or(cty.True),
+		field("guard_allow", list(text(), 0), func(a *Agent) *[]string { return &a.GuardAllow }, "Users of this host whose processes may connect to the applications' ports all the same, such as a monitoring agent's; names or numbers."),
 		logLevelAttr(func(a *Agent) *string { return &a.LogLevel }),
 		logFormatAttr(func(a *Agent) *string { return &a.LogFormat }),
 	},

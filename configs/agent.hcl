@@ -37,6 +37,13 @@ server = ["127.0.0.1:7501"]
 # Whether the Envoys end when the agent is ended in good order. Otherwise they live on, and the next agent finds them.
 # stop_proxies = false
 
+# Whether connections are refused that go round a workload's identity: of other users or units to where it calls and to its
+# application's ports, and of other hosts to these. Where the agent may not use nftables, which it says, there is no guard.
+# guard = true
+
+# Users of this host whose processes may connect to the applications' ports all the same, such as a monitoring agent's.
+# guard_allow = ["consul"]
+
 # debug, info, warn or error; text or json.
 # log_level  = "info"
 # log_format = "text"

@@ -94,8 +94,10 @@ func (f *follower) match(ctx context.Context) error {
 	if err := f.dropIns(ctx, plan); err != nil {
 		return err
 	}
-	if err := errors.Join(f.workloads(ctx, plan), f.resolver(ctx, plan.Resolver)); err != nil {
-		f.o.Log.Error("what workloads need of systemd cannot all be had", "error", err)
+	if w := plan.Workloads; w != nil {
+		if err := errors.Join(f.workloads(ctx, *w), f.resolver(ctx, w.Resolver)); err != nil {
+			f.o.Log.Error("what workloads need of systemd cannot all be had", "error", err)
+		}
 	}
 	f.mu.Lock()
 	busy := maps.Clone(f.busy) // a job that ends from now on may have changed what is listed

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/wattle-mesh/wattle/adapters"
 )
@@ -39,7 +41,7 @@ InaccessiblePaths=-/run/nscd
 
 // workloads makes the drop-ins of workloads' units those of the plan, and has systemd read them if that changed anything. A
 // unit that runs has them when it starts next.
-func (f *follower) workloads(ctx context.Context, plan adapters.Plan) error {
+func (f *follower) workloads(ctx context.Context, plan adapters.Workloads) error {
 	changed, want := false, map[string]bool{}
 	var errs []error
 	for _, u := range plan.Units {
@@ -71,6 +73,15 @@ func (f *follower) workloads(ctx context.Context, plan adapters.Plan) error {
 		errs = append(errs, f.conn.ReloadContext(ctx))
 	}
 	return errors.Join(errs...)
+}
+
+// DropIn returns when the drop-in of a workload's unit was written, if it has one.
+func (a *Adapter) DropIn(unit string) (time.Time, bool) {
+	info, err := os.Stat(filepath.Join(a.etc, unit+".d", workloadFile))
+	if err != nil {
+		return time.Time{}, false
+	}
+	return info.ModTime(), true
 }
 
 // resolver starts the resolver's unit if it is wanted, and stops it if it is not.

@@ -19,8 +19,8 @@ func TestACapturedWorkloadsUnitSeesItsOwnResolver(t *testing.T) {
 	if err := os.WriteFile(foreign, []byte("[Service]\nNice=5\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	plan := adapters.Plan{Resolver: true, Units: []adapters.Unit{{Name: "plain.service"}, {Name: "shop@1.service", Resolv: "/var/lib/w/50%.conf"}, {Name: "web.service", Resolv: "/var/lib/w/web.conf"}}}
-	h.whole(plan)
+	plan := adapters.Workloads{Resolver: true, Units: []adapters.Unit{{Name: "plain.service"}, {Name: "shop@1.service", Resolv: "/var/lib/w/50%.conf"}, {Name: "web.service", Resolv: "/var/lib/w/web.conf"}}}
+	h.whole(adapters.Plan{Workloads: &plan})
 	web, shop := filepath.Join(h.etc, "web.service.d", workloadFile), filepath.Join(h.etc, "shop@1.service.d", workloadFile)
 	has := func(path, line string) func() bool {
 		return func() bool {
@@ -44,10 +44,12 @@ func TestACapturedWorkloadsUnitSeesItsOwnResolver(t *testing.T) {
 	h.wait("what another hand changed is written again", has(web, "TemporaryFileSystem=/run/systemd/resolve:ro,mode=0755"))
 	h.wait("systemd has read it", func() bool { return h.did("daemon-reload") == 2 })
 
-	h.whole(adapters.Plan{Units: plan.Units[:2]})
+	h.whole(adapters.Plan{Workloads: &adapters.Workloads{Units: plan.Units[:2]}})
 	h.wait("the one that is not captured any more has none", func() bool { _, err := os.Stat(web); return os.IsNotExist(err) })
 	h.wait("the resolver is stopped", func() bool { return h.State(resolverUnit) == "inactive" })
 	h.whole(adapters.Plan{})
+	h.wait("a plan that says nothing of workloads leaves them as they are", func() bool { return has(shop, "After="+resolverUnit)() })
+	h.whole(adapters.Plan{Workloads: &adapters.Workloads{}})
 	h.wait("nothing is left but what is not ours", func() bool {
 		entries, _ := filepath.Glob(filepath.Join(h.etc, "*", "*"))
 		return slices.Equal(entries, []string{foreign})
@@ -61,7 +63,8 @@ func TestACapturedWorkloadsUnitSeesItsOwnResolver(t *testing.T) {
 func TestWhatTheResolverNeedsHarmsNoProxy(t *testing.T) {
 	h := newHost(t)
 	h.Fail(resolverUnit, "failed")
-	h.whole(adapters.Plan{Resolver: true, Proxies: []adapters.Proxy{{ID: "h1/host", Name: "host", Bootstrap: []byte("{}")}}, Units: []adapters.Unit{{Name: "no/such.service", Resolv: "/x"}}})
+	h.whole(adapters.Plan{Proxies: []adapters.Proxy{{ID: "h1/host", Name: "host", Bootstrap: []byte("{}")}},
+		Workloads: &adapters.Workloads{Resolver: true, Units: []adapters.Unit{{Name: "no/such.service", Resolv: "/x"}}}})
 	h.wait("the proxy runs", h.is("host", "active"))
 	h.wait("what is wrong is said", func() bool {
 		return strings.Contains(h.log.String(), "what workloads need of systemd cannot all be had") && strings.Contains(h.log.String(), "journalctl -u "+resolverUnit)

@@ -89,6 +89,9 @@ func runAgent(ctx context.Context, cmd *cobra.Command, cfg *configs.Agent, kind 
 		OnReady: func() { tell(log, systemd.Ready) },
 		Say:     func(line string) { tell(log, systemd.Status("%s", line)) },
 	}
+	if a, ok := envoys.(*units.Adapter); ok {
+		o.Capture = newHostCapture(log, cfg, a)
+	}
 	unused(log, sockets, "wattle-agent.socket")
 	a, err := agent.New(o)
 	if err != nil {

@@ -42,6 +42,7 @@ type Options struct {
 	Units   Units                 // nil: there is no systemd, and only root and the agent's user may register workloads
 	Envoys  Envoys                // optional
 	Crashes <-chan adapters.Crash // of Envoys; nil: nobody tells of them
+	Capture *Capture              // nil: no workload is captured or guarded
 	Socket  net.Listener          // agent.sock in run_dir, if another has opened it; nil: the agent opens it
 	OnReady func()                // called when the agent's sockets are open and what it kept is loaded; optional
 	Say     func(string)          // called with a line that says how the host is, when that changes; optional
@@ -211,10 +212,18 @@ func (a *Agent) serve(ctx context.Context) error {
 		proven: a.proven, barred: a.barred, crashes: a.o.Crashes,
 		node: &a.node.held, plan: &plan, certs: &certs.held,
 	}
+	var capturer *capturer
+	if a.o.Capture != nil {
+		capturer = newCapturer(log, a.o.Capture, cfg, &plan)
+		proxies.workloads = &capturer.workloads
+	}
 	reporter := &reporter{
 		log: log, client: client,
 		plan: &plan, services: &a.desk.held, beats: &a.desk.beats, health: &checks.held, certs: &certs.held, serving: &proxies.serving,
 		judged: a.desk.judged, answered: a.desk.answer,
+	}
+	if capturer != nil {
+		reporter.faults = &capturer.faults
 	}
 	if cfg.Address.IsValid() {
 		reporter.address = cfg.Address.String()
@@ -230,6 +239,9 @@ func (a *Agent) serve(ctx context.Context) error {
 		g.Go(func() error {
 			return (&teller{node: &a.node.held, plan: &plan, certs: &certs.held, conn: conn, say: a.o.Say}).run(ctx)
 		})
+	}
+	if capturer != nil {
+		g.Go(func() error { return capturer.run(ctx) })
 	}
 	return g.Wait()
 }

@@ -54,6 +54,8 @@ type proxies struct {
 	plan    *value[*planpb.HostPlan]
 	certs   *value[holdings]
 	serving value[serving] // the host's own proxy
+	// workloads is what workloads get; nil: nothing is known of that.
+	workloads *value[*adapters.Workloads]
 }
 
 // run follows the plan until ctx is done. The host's own proxy has its relay from the start, since the plan comes
@@ -74,6 +76,10 @@ func (p *proxies) run(ctx context.Context) error {
 	}()
 	for {
 		plan, changed := p.plan.Load()
+		var settled <-chan struct{}
+		if p.workloads != nil {
+			_, settled = p.workloads.Load()
+		}
 		want := p.names(host, plan)
 		for name, t := range tasks {
 			if !slices.Contains(want, name) && name != hostProxy {
@@ -104,6 +110,7 @@ func (p *proxies) run(ctx context.Context) error {
 		}
 		select {
 		case <-changed:
+		case <-settled:
 		case <-again:
 		case done := <-p.ask:
 			close(done)
@@ -194,6 +201,9 @@ func (p *proxies) apply(ctx context.Context, wanted *planpb.HostPlan, host strin
 		of[x.GetId()] = x
 	}
 	var plan adapters.Plan
+	if p.workloads != nil {
+		plan.Workloads = p.workloads.Now()
+	}
 	for _, name := range names {
 		id := host + "/" + name
 		text, err := bootstrap(id, host, filepath.Join(p.runDir, name), filepath.Join(cmp.Or(p.envoys.AdminDir, p.runDir), name))

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"log/slog"
 	"maps"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
 	"github.com/wattle-mesh/wattle/internal/xds"
@@ -29,6 +31,7 @@ type facts struct {
 	silent  map[workload]health
 	held    holdings
 	serving serving
+	faults  configs.Diagnostics
 	waited  bool // the first plan has had its time
 }
 
@@ -43,6 +46,7 @@ type reporter struct {
 	health   *value[map[workload]health]
 	certs    *value[holdings]
 	serving  *value[serving]
+	faults   *value[configs.Diagnostics] // of capture; nil: there is none
 
 	judged   *value[map[workload]health] // what was reported; written here
 	answered *value[answered]            // what the server said of it; written here
@@ -111,6 +115,10 @@ func (r *reporter) stream(ctx context.Context) error {
 		f.silent, beaten = r.beats.Load()
 		f.held, certified = r.certs.Load()
 		f.serving, served = r.serving.Load()
+		var fell <-chan struct{}
+		if r.faults != nil {
+			f.faults, fell = r.faults.Load()
+		}
 		if r.complete(f) {
 			if now := r.report(f); !proto.Equal(now, sent) {
 				if stream.Send(now) != nil {
@@ -128,6 +136,7 @@ func (r *reporter) stream(ctx context.Context) error {
 		case <-beaten:
 		case <-certified:
 		case <-served:
+		case <-fell:
 		case <-patience:
 			f.waited = true
 		case resp := <-answers:
@@ -165,7 +174,7 @@ func (r *reporter) complete(f facts) bool {
 
 // report makes the whole report, with every workload of the plan.
 func (r *reporter) report(f facts) *apipb.ReportRequest {
-	out := &apipb.ReportRequest{Address: r.address, Registrations: f.local.list, Unknown: f.local.unknown, Problems: f.local.problems, Revision: f.local.revision}
+	out := &apipb.ReportRequest{Address: r.address, Registrations: f.local.list, Unknown: f.local.unknown, Problems: withFaults(f.local.problems, f.faults), Revision: f.local.revision}
 	now := map[workload]health{}
 	for _, w := range f.plan.GetWorkloads() {
 		key := workloadOf(w)
@@ -182,6 +191,22 @@ func (r *reporter) report(f facts) *apipb.ReportRequest {
 	slices.SortFunc(out.Health, func(a, b *apipb.HealthReport) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Instance, b.Instance))
 	})
+	return out
+}
+
+// withFaults adds what is wrong with capture to what is wrong with the declarations.
+func withFaults(declared []byte, faults configs.Diagnostics) []byte {
+	if len(faults) == 0 {
+		return declared
+	}
+	var ds configs.Diagnostics
+	if len(declared) > 0 {
+		_ = json.Unmarshal(declared, &ds) // it was made here
+	}
+	for _, d := range faults[:min(len(faults), maxProblems)] {
+		ds = append(ds, d.Bounded())
+	}
+	out, _ := json.Marshal(ds) // plain data: it cannot fail
 	return out
 }
 

@@ -57,7 +57,24 @@ func toPort(port uint16) match {
 }
 
 // to matches a destination.
-func to(p netip.Prefix) match {
+func to(p netip.Prefix) match { return destination(p, expr.CmpOpEq) }
+
+// outward matches destinations that are the host's own addresses, but for those of loopback: IPv4, then IPv6.
+func outward() []match {
+	local := match{
+		&expr.Fib{Register: register, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+	}
+	return []match{append(destination(loopback4, expr.CmpOpNeq), local...), append(destination(loopback6, expr.CmpOpNeq), local...)}
+}
+
+var (
+	loopback4 = netip.MustParsePrefix("127.0.0.0/8")
+	loopback6 = netip.MustParsePrefix("::1/128")
+)
+
+// destination compares the destination with a prefix, of packets of the prefix's family.
+func destination(p netip.Prefix, op expr.CmpOp) match {
 	family, offset, size := byte(unix.NFPROTO_IPV4), uint32(16), uint32(4)
 	if p.Addr().Is6() {
 		family, offset, size = unix.NFPROTO_IPV6, 24, 16
@@ -69,15 +86,7 @@ func to(p netip.Prefix) match {
 	return append(meta(expr.MetaKeyNFPROTO, []byte{family}),
 		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
 		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: size, Mask: mask, Xor: make([]byte, size)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: p.Masked().Addr().AsSlice()})
-}
-
-// toThisHost matches a destination that is one of the host's own addresses.
-func toThisHost() match {
-	return match{
-		&expr.Fib{Register: register, FlagDADDR: true, ResultADDRTYPE: true},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
-	}
+		&expr.Cmp{Op: op, Register: register, Data: p.Masked().Addr().AsSlice()})
 }
 
 // fromLoopback matches what has not left the host.

@@ -49,7 +49,7 @@ type Redirect struct {
 // Door is a place on this host to which only some processes of this host may connect.
 type Door struct {
 	For string `json:"for"`
-	// To is the address; the zero value stands for every address of this host.
+	// To is the address; the zero value stands for every address of this host but those of loopback.
 	To    netip.Prefix `json:"to"`
 	Port  uint16       `json:"port"` // zero: every port, of TCP and UDP; else one of TCP
 	Owner Owner        `json:"owner"`

@@ -151,8 +151,8 @@ func (b *builder) redirects(r Rules) {
 	}
 	base := b.base(redirectChain, nftables.ChainTypeNAT, nftables.ChainHookOutput, beforeNAT)
 	b.rule(base, gid(r.Exempt), leave())
-	b.rule(base, to(netip.MustParsePrefix("127.0.0.0/8")), leave())
-	b.rule(base, to(netip.MustParsePrefix("::1/128")), leave())
+	b.rule(base, to(loopback4), leave())
+	b.rule(base, to(loopback6), leave())
 	for _, x := range r.Redirects {
 		c := b.chain()
 		for _, p := range x.ExcludeAddresses {
@@ -185,14 +185,16 @@ func (b *builder) doors(r Rules) {
 		}
 		b.rule(c, tcp(), reset())
 		b.rule(c, refuse())
-		place := toThisHost()
+		places := outward()
 		if d.To.IsValid() {
-			place = to(d.To)
+			places = []match{to(d.To)}
 		}
-		if d.Port != 0 {
-			place = append(toPort(d.Port), place...)
+		for _, place := range places {
+			if d.Port != 0 {
+				place = append(toPort(d.Port), place...)
+			}
+			b.rule(base, place, goTo(c.Name))
 		}
-		b.rule(base, place, goTo(c.Name))
 	}
 }
 

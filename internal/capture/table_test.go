@@ -108,6 +108,7 @@ func TestTheGuardLetsInWhoMay(t *testing.T) {
 			{For: "upstream", To: netip.MustParsePrefix("127.0.0.1/32"), Port: 9081, Owner: mine},
 			{For: "redirect", To: netip.MustParsePrefix("::1/128"), Port: 15001, Owner: mine},
 			{For: "application", Port: 8080, Owner: mine, Also: []uint32{0, shop}},
+			{For: "application", To: netip.MustParsePrefix("127.0.0.1/32"), Port: 8080, Owner: mine, Also: []uint32{0, shop}},
 		},
 		Closed: []Closed{{Port: 8080}, {Address: netip.MustParseAddr("10.9.0.1"), Port: 15000}},
 	})
@@ -129,7 +130,9 @@ func TestTheGuardLetsInWhoMay(t *testing.T) {
 		{host, asOther, "tcp", "127.0.0.1:15001", "proxy of web"}, // another place
 
 		{host, asOther, "tcp", "127.0.0.1:8080", "refused"},
-		{host, asOther, "tcp", "[::1]:8080", "refused"},
+		{host, asOther, "tcp", "[::1]:8080", "application"},      // nobody said so
+		{host, asOther, "tcp", "127.64.2.1:8080", "application"}, // another's slice
+		{host, asOther, "tcp", "[fd00::1]:8080", "refused"},
 		{host, asOther, "tcp", "10.9.0.1:8080", "refused"}, // the host's address, from the host
 		{host, asProxy, "tcp", "127.0.0.1:8080", "application"},
 		{host, asRoot, "tcp", "127.0.0.1:8080", "application"}, // the agent's checks

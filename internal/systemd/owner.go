@@ -51,6 +51,9 @@ func (Units) Owner(ctx context.Context, unit string) (uint32, error) {
 	return lookup(s)
 }
 
+// User returns the uid of a user of this host by name or number.
+func User(name string) (uint32, error) { return lookup(name) }
+
 // lookup turns what User= says into a uid: nothing is root.
 func lookup(name string) (uint32, error) {
 	if name == "" {

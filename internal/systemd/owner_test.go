@@ -4,9 +4,11 @@ import (
 	"context"
 	"os/user"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/wattle-mesh/wattle/internal/systemd/systemdtest"
 )
@@ -66,6 +68,30 @@ func TestOwner(t *testing.T) {
 func TestWithoutSystemdNobodyOwnsAUnit(t *testing.T) {
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+filepath.Join(t.TempDir(), "none"))
 	if _, err := (Units{}).Owner(t.Context(), "web.service"); err == nil || !strings.Contains(err.Error(), "systemd cannot be asked") {
+		t.Error(err)
+	}
+}
+
+func TestServiceSaysByWhomAUnitIsKnown(t *testing.T) {
+	startBus(t, map[string]map[string]any{
+		"web.service": {
+			"Unit.LoadState": "loaded", "Unit.ActiveState": "active", "Unit.TriggeredBy": []string{"web.timer", "web.socket"}, "Service.UID": uint32(1234), "Service.DynamicUser": true,
+			"Service.ControlGroup": "/system.slice/web.service", "Service.ExecMainStartTimestamp": uint64(5_000_000), "Service.NetworkNamespacePath": "/run/netns/x",
+		},
+		"idle.service": {"Unit.LoadState": "loaded", "Unit.ActiveState": "inactive", "Service.UID": uint32(unknownUID), "Service.User": "4321", "Service.PrivateNetwork": true},
+		"new.service":  {"Unit.LoadState": "loaded", "Unit.ActiveState": "inactive", "Service.UID": uint32(unknownUID), "Service.User": "web", "Service.DynamicUser": true},
+		"none.service": {"Unit.LoadState": "not-found"},
+	})
+	for name, want := range map[string]Service{
+		"web.service":  {Runs: true, UID: 1234, UIDSet: true, Dynamic: true, Cgroup: "/system.slice/web.service", Started: time.Unix(5, 0), Sockets: []string{"web.socket"}, Apart: "NetworkNamespacePath=/run/netns/x"},
+		"idle.service": {UID: 4321, UIDSet: true, Apart: "PrivateNetwork=yes"},
+		"new.service":  {Dynamic: true},
+	} {
+		if got, err := (Units{}).Service(t.Context(), name); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, %v, want %+v", name, got, err, want)
+		}
+	}
+	if _, err := (Units{}).Service(t.Context(), "none.service"); err == nil || !strings.Contains(err.Error(), "systemd does not know it") {
 		t.Error(err)
 	}
 }
