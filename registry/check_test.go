@@ -75,6 +75,25 @@ func TestCheckLeavesOutWhatIsFaultyAndServesTheRest(t *testing.T) {
 	}
 }
 
+func TestANameThatCannotBeUsedIsToldWithHowToGiveItAnother(t *testing.T) {
+	for name, want := range map[Name]string{
+		{"default", "web_v1"}:   `rename = { "web_v1" = "web-v1" }`,
+		{"default", "Web.X"}:    `rename = { "Web.X" = "web-x" }`,
+		{"Team A", "web"}:       `namespaces = { "Team A" = "team-a" }`,
+		{"default", "größe_"}:   `rename = { "größe_" = "gr--e" }`,
+		{"default", "__"}:       "Give it another name in its registry.",
+		{"default", longName()}: "Give it another name in its registry.",
+	} {
+		s := service("x")
+		s.Name = name
+		if ds := inspect("consul", s).ds; len(ds) != 1 || ds[0].Code != badName || !strings.Contains(ds[0].Detail, want) {
+			t.Errorf("%s: %+v, want %s", name, ds, want)
+		}
+	}
+}
+
+func longName() string { return strings.Repeat("W", 200) }
+
 func TestCheckServesUnsortedSetsInOrder(t *testing.T) {
 	a, b, again := service("a"), service("b"), service("a", outside("10.0.0.1"))
 	again.Origin = "consul"

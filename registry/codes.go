@@ -79,7 +79,7 @@ func Codes() []Code {
 		{sourceLate, "a registry has not answered in time",
 			"The mesh starts without it once its sync_timeout has passed, and takes its services in as soon as it answers. Until then calls to services that only it knows are answered with 503."},
 		{badName, "a service's name cannot be used",
-			"A namespace and a name consist of lower-case letters, digits and hyphens, at most 63, with a letter or digit at both ends: they become part of the service's identity and of the host names that TLS clients ask for. The service is left out; rename it in its registry."},
+			"A namespace and a name consist of lower-case letters, digits and hyphens, at most 63, with a letter or digit at both ends: they become part of the service's identity and of the host names that TLS clients ask for. The service is left out; give it another name in its registry, or in the registry's block by rename (namespaces for a namespace)."},
 		{repeatedName, "one registry names a service twice",
 			"The first one is used, the others are left out. Put all endpoints into one service."},
 		{unsorted, "a registry's driver gives its services out of order",

@@ -68,7 +68,7 @@ func inspect(source string, s *Service) verdict {
 	}
 	in := &inspector{source: source, Service: s}
 	if why := in.nameFault(); why != "" {
-		in.fault(badName, fmt.Sprintf("service %q is left out: %s", short(s.Name.String()), why), "Rename it in its registry.")
+		in.fault(badName, fmt.Sprintf("service %q is left out: %s", short(s.Name.String()), why), in.renaming())
 		return verdict{nil, in.ds, 0}
 	}
 	ports := in.ports()
@@ -102,6 +102,30 @@ func (in *inspector) nameFault() string {
 		return "its name is not of lower-case letters, digits and hyphens"
 	}
 	return ""
+}
+
+// renaming says how the service gets a name that the mesh can have.
+func (in *inspector) renaming() string {
+	attr, name := "rename", in.Service.Name.Name
+	if !isLabel(in.Namespace) {
+		attr, name = "namespaces", in.Namespace
+	}
+	other := legible(name)
+	if other == "" || len(name) > maxShown {
+		return "Give it another name in its registry."
+	}
+	return fmt.Sprintf("Give it another name in its registry, or in the registry's block: %s = { %q = %q }.", attr, name, other)
+}
+
+// legible makes a label of a name, empty if there is nothing to make it of.
+func legible(name string) string {
+	out := strings.Map(func(c rune) rune {
+		if c < 'a' && c != '-' && (c < '0' || c > '9') || c > 'z' {
+			return '-'
+		}
+		return c
+	}, strings.ToLower(name))
+	return strings.Trim(out[:min(len(out), maxLabel)], "-")
 }
 
 // isLabel reports whether s can be a label of a host name (RFC 1123), in lower case.

@@ -98,9 +98,16 @@ func often() backoff.BackOff { return backoff.NewConstantBackOff(200 * time.Mill
 // joinSource runs a Source until the test ends.
 func joinSource(t testing.TB, s *Source) *mesh {
 	t.Helper()
+	return joinShaped(t, s, registry.Shape{})
+}
+
+// joinShaped runs a Source, in the shape that its block gives it, until the test ends.
+func joinShaped(t testing.TB, s *Source, shape registry.Shape) *mesh {
+	t.Helper()
 	m := &mesh{t: t, source: s, Aggregator: registry.NewAggregator(registry.Options{Log: slog.New(slog.DiscardHandler), Backoff: often}), changed: make(chan struct{}, 1)}
-	s.report = func(ds []registry.Diagnostic) { m.Report("dc1", ds) }
-	if err := m.Add("dc1", m, 0); err != nil {
+	shaper := registry.NewShaper(shape, func(ds []registry.Diagnostic) { m.Report("dc1", ds) })
+	s.report = shaper.Report
+	if err := m.Add("dc1", shaper.Source(m), 0); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

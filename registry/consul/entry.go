@@ -34,7 +34,7 @@ type checkKey struct{ node, id string }
 
 // offer is what one part says about a service. Immutable.
 type offer struct {
-	illegible bool   // its name cannot be one of the mesh; there is nothing else then
+	illegible bool   // its name cannot be asked for; there is nothing else then
 	index     uint64 // of the answer
 	modified  uint64 // the last index at which an instance was registered or changed
 	nodes     []string

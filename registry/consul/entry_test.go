@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -169,7 +170,8 @@ func TestNamesThatCannotBeUsedAreNamedByTheCommonCheck(t *testing.T) {
 	t.Parallel()
 	p := newPeer(t, nil).ready()
 	p.register(web(1, 8080))
-	for _, name := range []string{"Web", "web_1", "a/../web", "web.x", strings.Repeat("w", 64)} {
+	strange := []string{"Web", "web_1", "a/../web", "web.x", strings.Repeat("w", 64)}
+	for _, name := range strange {
 		p.register(&api.AgentService{ID: name, Service: name, Address: "10.0.0.9", Port: 80})
 	}
 	for name, start := range modes {
@@ -177,7 +179,35 @@ func TestNamesThatCannotBeUsedAreNamedByTheCommonCheck(t *testing.T) {
 			_, body := start(t, p)
 			m := join(t, body)
 			m.await("web:8080 10.0.0.1:8080")
-			eventually(t, "5 faults", func() bool { return strings.Count(m.faults(), "W4101") == 5 })
+			eventually(t, "5 faults", func() bool { return strings.Count(m.faults(), "W4101") == len(strange) })
+		})
+	}
+}
+
+func TestNamesThatTheMeshCannotHaveCanBeGivenAnother(t *testing.T) {
+	t.Parallel()
+	p := newPeer(t, nil).ready()
+	p.register(&api.AgentService{ID: "1", Service: "web_v1", Address: "10.0.0.1", Port: 80, Tags: []string{"mesh"}})
+	p.register(&api.AgentService{ID: "2", Service: "Orders.API", Address: "10.0.0.2", Port: 80, Tags: []string{"mesh"}})
+	p.register(&api.AgentService{ID: "3", Service: "a b/c?d=%2f", Address: "10.0.0.3", Port: 80, Tags: []string{"mesh"}})
+	p.register(&api.AgentService{ID: "4", Service: "not_picked", Address: "10.0.0.4", Port: 80})
+	p.register(&api.AgentService{ID: "5", Service: "odd_one", Address: "10.0.0.5", Port: 80, Tags: []string{"mesh"}})
+	shape := registry.Shape{
+		Rename: map[string]string{"web_v1": "web", "default/Orders.API": "orders", "a b/c?d=%2f": "other", "new_one": "new"},
+		Picks:  func(_ *registry.Service, e *registry.Endpoint) bool { return slices.Contains(e.Tags(), "mesh") },
+	}
+	for name, start := range modes {
+		t.Run(name, func(t *testing.T) {
+			_, body := start(t, p)
+			m := joinShaped(t, quick(t, body), shape)
+			m.await("orders:80 10.0.0.2:80", "other:80 10.0.0.3:80", "web:80 10.0.0.1:80")
+			p.register(&api.AgentService{ID: "6", Service: "new_one", Address: "10.0.0.6", Port: 80, Tags: []string{"mesh"}})
+			m.await("new:80 10.0.0.6:80", "orders:80 10.0.0.2:80", "other:80 10.0.0.3:80", "web:80 10.0.0.1:80")
+			p.deregister("6")
+			m.await("orders:80 10.0.0.2:80", "other:80 10.0.0.3:80", "web:80 10.0.0.1:80")
+			eventually(t, "one fault", func() bool {
+				return strings.Count(m.faults(), "W4101") == 1 && strings.Contains(m.faults(), `"default/odd_one" is left out`)
+			})
 		})
 	}
 }

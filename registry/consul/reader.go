@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ import (
 const (
 	readers     = 32               // services that are read at once when a part is read as a whole
 	maxServices = 1 << 16          // services of a part that are read; Consul lists any number
+	maxName     = 1 << 10          // bytes of a service's name
 	defaultBeat = 10 * time.Second // between two heartbeats, and how long one may take
 )
 
@@ -219,14 +221,10 @@ func (r *reader) saw(index uint64) error {
 	return nil
 }
 
-// legible reports whether a service of this name can be one of the mesh: the others are named, but not read.
+// legible reports whether a service of this name can be read. Whether the mesh can have the name is not the driver's to
+// say: the registry's block may give it another one. A path that is not clean leads elsewhere.
 func legible(name string) bool {
-	for _, c := range []byte(name) {
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
-			return false
-		}
-	}
-	return name != "" && len(name) <= 63
+	return name != "" && len(name) <= maxName && path.Clean("/"+name) == "/"+name
 }
 
 // watcher has one query for each service of a part.
