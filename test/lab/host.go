@@ -5,11 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -213,71 +211,6 @@ func (h *host) run(ctx context.Context, args ...string) (string, error) {
 // property asks the host's systemd for a property of a unit.
 func (h *host) property(ctx context.Context, unit, name string) (string, error) {
 	return h.run(ctx, "systemctl", "show", "-P", name, unit)
-}
-
-// close ends all hosts and removes everything.
-func (l *lab) close() error {
-	var errs []error
-	for _, h := range l.hosts {
-		h.off()
-		errs = append(errs, until(context.Background(), bootLimit, "processes of "+h.name+" end", h.release))
-	}
-	for _, h := range slices.Backward(l.hosts) {
-		errs = append(errs, ignore(exec.Command("ip", "netns", "del", h.netns()).Run()))
-	}
-	errs = append(errs, ignore(exec.Command("ip", "netns", "del", l.id).Run()), unmount(l.dir), os.RemoveAll(l.dir))
-	return errors.Join(errs...)
-}
-
-// ignore drops the error of a command that had nothing to do.
-func ignore(err error) error {
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return nil
-	}
-	return err
-}
-
-// release unmounts the host's file system and removes its control groups.
-func (h *host) release() error {
-	if err := h.unplug(); err != nil {
-		return err
-	}
-	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} { // the second: version 1
-		groups, err := filepath.Glob(pattern + h.netns())
-		if err != nil {
-			return err
-		}
-		for _, g := range groups {
-			if err := removeGroup(g); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// removeGroup removes a control group with those below it, and whatever runs there.
-func removeGroup(dir string) error {
-	var all []string
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			all = append(all, path)
-			text, _ := os.ReadFile(filepath.Join(path, "cgroup.procs"))
-			for _, pid := range strings.Fields(string(text)) {
-				if n, err := strconv.Atoi(pid); err == nil && n > 1 {
-					_ = syscall.Kill(n, syscall.SIGKILL)
-				}
-			}
-		}
-		return nil // one that has gone by itself
-	})
-	for _, path := range slices.Backward(all) {
-		if e := syscall.Rmdir(path); e != nil && !errors.Is(e, fs.ErrNotExist) {
-			err = errors.Join(err, fmt.Errorf("%s: %w", path, e))
-		}
-	}
-	return err
 }
 
 // until waits until f has no error, and says what it waited for if that takes longer than limit.
