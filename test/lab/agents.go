@@ -73,12 +73,15 @@ func firstCalls(ctx context.Context, w *world) error {
 		return err
 	}
 	// The agent may have to find a server first that was away for long.
-	err := until(ctx, time.Minute, "the late caller's listener and certificate are there", func() error {
-		const dump = "curl -sS --unix-socket /run/wattle-envoy/host/admin.sock 'http://envoy/config_dump?resource=dynamic_active_secrets'"
+	err := until(ctx, time.Minute, "the late caller's listener is there, and Envoy was told of its certificate", func() error {
+		const dump = "curl -sS --unix-socket /run/wattle-envoy/host/admin.sock 'http://envoy/config_dump?resource=dynamic_active_clusters'"
 		_, err := w.caller.run(ctx, "sh", "-c", "ss -ltn | grep -q 127.0.0.1:9091 && "+dump+" | grep -q out:.*/svc/late")
 		return err
 	})
 	if err != nil {
+		return err
+	}
+	if err := w.wait(ctx, w.side); err != nil {
 		return err
 	}
 	for _, h := range []*host{w.callee, w.caller} {

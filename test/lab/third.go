@@ -44,7 +44,12 @@ func (w *world) another(ctx context.Context) (*third, error) {
 	if t.before, err = h.everything(ctx); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(w.bring(h), h.install(w.app, "/usr/bin/echo-app"), h.write("/etc/systemd/system/echo.service", appUnit, 0o644)); err != nil {
+	var services, listen strings.Builder
+	for i := range many {
+		fmt.Fprintf(&services, "service \"s%02d\" {\n  port = %d\n}\n", i, 20000+i)
+		fmt.Fprintf(&listen, " -http 127.0.0.1:%d", 20000+i)
+	}
+	if err := errors.Join(w.bring(h), h.install(w.app, "/usr/bin/echo-app"), h.write("/etc/systemd/system/echo.service", strings.Replace(appUnit, " -tcp", listen.String()+" -tcp", 1), 0o644)); err != nil {
 		return nil, err
 	}
 	if _, err := h.run(ctx, "systemctl", "start", "echo.service"); err != nil {
@@ -52,10 +57,6 @@ func (w *world) another(ctx context.Context) (*third, error) {
 	}
 	if err := w.installPackage(ctx, h); err != nil {
 		return nil, err
-	}
-	var services strings.Builder
-	for i := range many {
-		fmt.Fprintf(&services, "service \"s%02d\" {\n  port  = %d\n  local = \"127.0.0.1:8080\"\n}\n", i, 20000+i)
 	}
 	err = errors.Join(h.write("/etc/wattle/services.d/other.hcl", otherCaller, 0o644), h.write("/etc/wattle/services.d/many.hcl", services.String(), 0o644))
 	if err == nil {
