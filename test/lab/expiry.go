@@ -40,7 +40,7 @@ func leavesExpire(ctx context.Context, w *world) error {
 	}
 	w.rows.Require("certificates have run out: new connections that are answered", answered, "connections", 0)
 	quiet := 0.0
-	if _, err := w.caller.run(ctx, "sh", "-c", "journalctl -u wattle-agent --since=-90s | grep -q 'level=ERROR.*workload certificate cannot be had'"); err != nil {
+	if _, err := w.caller.run(ctx, "sh", "-c", "journalctl -u wattle-agent --since=-90s | grep -q 'ERR.* workload certificate cannot be had'"); err != nil {
 		quiet = 1
 	}
 	w.rows.Require("certificates run out: hosts that do not say so by half of their life", quiet, "hosts", 0)

@@ -29,9 +29,9 @@ const beat = 50 * time.Millisecond
 // is over. Envoy announces it (GOAWAY) only with the beginning of another answer on the connection, and to the caller the end of the
 // callee's proxy is the end of the stream (RST_STREAM).
 type endings struct {
-	Streams, Connections int           // gRPC streams that ended by GOAWAY and FIN; TCP connections by FIN
-	Abrupt               []string      // the others
-	Shortest             time.Duration // of those that ended
+	Streams, Connections int             // gRPC streams that ended by GOAWAY and FIN; TCP connections by FIN
+	Abrupt               []string        // the others
+	Lives                []time.Duration // of all that ended
 }
 
 // linger is the program's role that keeps a gRPC stream and a TCP connection open, and opens another whenever one has ended,
@@ -46,9 +46,7 @@ func linger(ctx context.Context, at map[string]string) error {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if took := time.Since(began); all.Shortest == 0 || took < all.Shortest {
-			all.Shortest = took
-		}
+		all.Lives = append(all.Lives, time.Since(began))
 		if fair {
 			*n++
 		} else {
@@ -170,8 +168,15 @@ func (h *host) self(ctx context.Context, role string, targets any) (*exec.Cmd, e
 	return cmd, nil
 }
 
-// report says how connections that last ended.
-func (e endings) report(w *world, what string) {
+// report says how connections that last ended, of which none may before a drain is over.
+func (e endings) report(w *world, what string, drain time.Duration) {
+	early := 0
+	for _, life := range e.Lives {
+		if life < drain {
+			early++
+		}
+	}
+	w.rows.Require(fmt.Sprintf("%s: of %d connections that last, ended before the drain was over", what, len(e.Lives)), float64(early), "connections", 0)
 	w.rows.Note(fmt.Sprintf("%s: of connections that last, gRPC streams ended by GOAWAY and FIN", what), float64(e.Streams), "streams")
 	w.rows.Note(fmt.Sprintf("%s: of connections that last, TCP ended by FIN", what), float64(e.Connections), "connections")
 	w.rows.Note(fmt.Sprintf("%s: of connections that last, ended by a reset", what), float64(len(e.Abrupt)), "connections")
