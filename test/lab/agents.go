@@ -51,17 +51,21 @@ func agentsKilled(ctx context.Context, w *world) error {
 func agentsStopped(ctx context.Context, w *world) error {
 	return w.unharmed(ctx, "agents stopped, and started", func() error {
 		return w.sameEnvoys(ctx, func() error {
-			for _, verb := range []string{"stop", "start"} {
+			all := func(verb string) error {
 				for _, h := range []*host{w.callee, w.caller} {
 					if _, err := h.run(ctx, "systemctl", verb, agentUnit); err != nil {
 						return err
 					}
 				}
-				if err := w.wait(ctx, w.side); err != nil {
-					return err
-				}
+				return nil
 			}
-			return nil
+			if err := all("stop"); err != nil {
+				return err
+			}
+			if err := w.wait(ctx, w.side); err != nil {
+				return err
+			}
+			return all("start")
 		})
 	})
 }
