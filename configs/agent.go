@@ -19,6 +19,7 @@ type Agent struct {
 	StateDir      string     `json:"state_dir"`      // keys and certificates
 	RunDir        string     `json:"run_dir"`        // sockets
 	ServicesDir   string     `json:"services_dir"`   // workloads registered by files; the folder may be missing
+	FactsDir      string     `json:"facts_dir"`      // files that say what the host is; the folder may be missing
 	Address       netip.Addr `json:"address"`        // of this host, as others reach it; invalid: as the server sees it
 	SourceAddress netip.Addr `json:"source_address"` // local address to connect from; invalid: the system's choice
 	Token         string     `json:"-"`              // a secret
@@ -45,7 +46,7 @@ func LoadAgent(file string) (*Agent, Diagnostics) {
 	a, diags := loadFile(file, agentBlock)
 	if a != nil {
 		base := filepath.Dir(file)
-		a.StateDir, a.RunDir, a.ServicesDir = under(base, a.StateDir), under(base, a.RunDir), under(base, a.ServicesDir)
+		a.StateDir, a.RunDir, a.ServicesDir, a.FactsDir = under(base, a.StateDir), under(base, a.RunDir), under(base, a.ServicesDir), under(base, a.FactsDir)
 		a.TokenFile = under(base, a.TokenFile)
 		if filepath.Base(a.Envoy) != a.Envoy { // a mere name is looked up in PATH
 			a.Envoy = under(base, a.Envoy)
@@ -76,6 +77,7 @@ var agentBlock = newBlock(block[Agent]{
 		field("state_dir", text(), func(a *Agent) *string { return &a.StateDir }, "Where the agent keeps keys, certificates and registrations. Only its user may read it.").or(cty.StringVal("/var/lib/wattle/agent")),
 		field("run_dir", text(), func(a *Agent) *string { return &a.RunDir }, "Where its sockets are. The agent makes it so that other users can reach agent.sock, through which workloads are registered; a folder that is there stays as it is.").or(cty.StringVal("/run/wattle")),
 		field("services_dir", text(), func(a *Agent) *string { return &a.ServicesDir }, "The folder of workloads that are registered by files.").or(cty.StringVal("/etc/wattle/services.d")),
+		field("facts_dir", text(), func(a *Agent) *string { return &a.FactsDir }, "The folder of files that say what this host is, by lines `NAME = VALUE`. They are labels of its endpoints, with `host.` before the name.").or(cty.StringVal("/etc/wattle/facts.d")),
 		field("address", address(), func(a *Agent) *netip.Addr { return &a.Address }, "The address of this host, as others reach it.").orText("as the server sees it"),
 		field("source_address", address(), func(a *Agent) *netip.Addr { return &a.SourceAddress }, "The local address to connect from.").orText("the system's choice"),
 		field("token", text(), func(a *Agent) *string { return &a.Token }, "The join token, for the first start. token_file keeps it out of this file."),

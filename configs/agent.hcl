@@ -16,6 +16,10 @@ server = ["127.0.0.1:7501"]
 # The folder of workloads that are registered by files.
 # services_dir = "/etc/wattle/services.d"
 
+# The folder of files that say what this host is, by lines NAME = VALUE. They are labels of its endpoints, with "host."
+# before the name, like those that the agent finds out itself: host.os.name, host.kernel.version, host.cpu.arch, ...
+# facts_dir = "/etc/wattle/facts.d"
+
 # The address of this host, as others reach it; by default as the server sees it.
 # address = "192.0.2.10"
 

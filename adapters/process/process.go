@@ -81,7 +81,10 @@ func (a *Adapter) prepare(p adapters.Proxy) error {
 		return nil
 	}
 	tmp := path + ".tmp"
-	return errors.Join(os.WriteFile(tmp, p.Bootstrap, 0o600), os.Rename(tmp, path))
+	if err := os.WriteFile(tmp, p.Bootstrap, 0o600); err != nil {
+		return errors.Join(err, os.Remove(tmp)) // half of it is of no use
+	}
+	return os.Rename(tmp, path)
 }
 
 func (a *Adapter) folder(name string) string { return filepath.Join(a.o.Dir, name) }

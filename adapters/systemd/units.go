@@ -53,7 +53,10 @@ func place(path string, text []byte) (changed bool, err error) {
 		return false, nil
 	}
 	tmp := path + ".tmp"
-	return true, errors.Join(os.WriteFile(tmp, text, 0o644), os.Chmod(tmp, 0o644), os.Rename(tmp, path))
+	if err := os.WriteFile(tmp, text, 0o644); err != nil {
+		return false, errors.Join(err, os.Remove(tmp)) // half of it is of no use
+	}
+	return true, errors.Join(os.Chmod(tmp, 0o644), os.Rename(tmp, path))
 }
 
 // folder makes a folder of drop-ins, whatever the umask.

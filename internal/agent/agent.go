@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -46,6 +47,8 @@ type Options struct {
 	Socket  net.Listener          // agent.sock in run_dir, if another has opened it; nil: the agent opens it
 	OnReady func()                // called when the agent's sockets are open and what it kept is loaded; optional
 	Say     func(string)          // called with a line that says how the host is, when that changes; optional
+	Version string                // of this program, for people; optional
+	Now     func() time.Time      // the host's clock; nil: time.Now. Tests have one that is wrong
 }
 
 // Envoys says how the Envoys that the adapter runs and this agent reach each other. The zero value: they are processes of
@@ -66,11 +69,17 @@ type Agent struct {
 	keep           *lkg.Store // of what the server sends
 	proven, barred *lkg.Store
 	ask            chan chan struct{} // Alive
+	disk           *disk
+	facts          *hostFacts
+	host           *host // what is shown of it
 }
 
 // New checks the configuration, makes the folders, and the host's key if there is none yet.
 func New(o Options) (*Agent, error) {
 	cfg := o.Config
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	if cfg.StateDir == "" || cfg.RunDir == "" {
 		return nil, errors.New("state_dir and run_dir must be set")
 	}
@@ -87,12 +96,13 @@ func New(o Options) (*Agent, error) {
 	if n := len(socket(filepath.Join(cfg.RunDir, "gw-default"))); n > maxSocketPath {
 		return nil, fmt.Errorf("run_dir %s is too long for unix sockets, by %d characters at least; choose a shorter one", cfg.RunDir, n-maxSocketPath)
 	}
-	n, err := openNode(o.Log, cfg.StateDir, cfg.Node)
+	state := newDisk(cfg.StateDir, &alarms{log: o.Log})
+	n, err := openNode(o.Log, state, cfg.Node, o.Now)
 	if err != nil {
 		return nil, err
 	}
-	files := newServices(o.Log, cfg.ServicesDir, filepath.Join(cfg.StateDir, servicesFile))
-	d, err := newDesk(o.Log, filepath.Join(cfg.StateDir, registeredFile), o.Units, &files.held)
+	files := newServices(o.Log, state, cfg.ServicesDir)
+	d, err := newDesk(o.Log, state, o.Units, &files.held)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +115,11 @@ func New(o Options) (*Agent, error) {
 	if err := errors.Join(errProven, errBarred); err != nil {
 		return nil, err
 	}
-	return &Agent{o: o, node: n, files: files, desk: d, keep: keep, proven: proven, barred: barred, ask: make(chan chan struct{})}, nil
+	a := &Agent{o: o, node: n, files: files, desk: d, keep: keep, proven: proven, barred: barred, ask: make(chan chan struct{}), disk: state,
+		facts: &hostFacts{log: o.Log, dir: cfg.FactsDir}}
+	a.host = &host{a: a}
+	d.host = a.host
+	return a, nil
 }
 
 // Join joins the mesh and returns the host's name in it, unless the host has joined before. No agent may run meanwhile.
@@ -120,6 +134,9 @@ func (a *Agent) Join(ctx context.Context) (name string, err error) {
 		return "", err
 	}
 	if t != nil {
+		if err := a.keepable(); err != nil {
+			return "", err
+		}
 		if err := a.join(ctx, t); err != nil {
 			return "", err
 		}
@@ -144,6 +161,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	g, inner := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.disk.run(inner) })
+	g.Go(func() error { return a.facts.run(inner) })
 	g.Go(func() error { return a.files.run(inner) })
 	g.Go(func() error { return a.desk.run(inner) })
 	g.Go(func() error { return a.desk.serve(inner, door) })
@@ -205,10 +224,10 @@ func (a *Agent) serve(ctx context.Context) error {
 	client := apipb.NewNodeClient(conn)
 
 	var plan value[*planpb.HostPlan] // written by the relay of the host's proxy
-	certs := &certs{log: log, dir: filepath.Join(cfg.StateDir, "certs"), node: a.node, sign: client.Sign}
+	certs := &certs{log: log, dir: filepath.Join(cfg.StateDir, "certs"), disk: a.disk, node: a.node, sign: client.Sign}
 	checks := &checks{log: log}
 	proxies := &proxies{
-		log: log, adapter: a.o.Adapter, runDir: cfg.RunDir, conn: conn, envoys: a.o.Envoys, keep: a.keep, ask: a.ask,
+		log: log, adapter: a.o.Adapter, runDir: cfg.RunDir, conn: conn, envoys: a.o.Envoys, keep: a.keep, disk: a.disk, ask: a.ask,
 		proven: a.proven, barred: a.barred, crashes: a.o.Crashes,
 		node: &a.node.held, plan: &plan, certs: &certs.held,
 	}
@@ -221,10 +240,12 @@ func (a *Agent) serve(ctx context.Context) error {
 		log: log, client: client,
 		plan: &plan, services: &a.desk.held, beats: &a.desk.beats, health: &checks.held, certs: &certs.held, serving: &proxies.serving,
 		judged: a.desk.judged, answered: a.desk.answer,
+		facts: &a.facts.held, alarms: &a.disk.alarms.held, clock: &clock{alarms: a.disk.alarms, held: &a.host.ahead}, now: a.o.Now, connected: &a.host.connected,
 	}
 	if capturer != nil {
 		reporter.faults = &capturer.faults
 	}
+	a.host.show(&certs.held, &plan)
 	if cfg.Address.IsValid() {
 		reporter.address = cfg.Address.String()
 	}

@@ -45,6 +45,7 @@ type holdings map[string]holding
 type certs struct {
 	log  *slog.Logger
 	dir  string
+	disk *disk
 	node *node
 	sign signer
 	held value[holdings]
@@ -55,9 +56,6 @@ type certs struct {
 // run follows the plan until ctx is done. Each identity is on its own: one that the server refuses holds up none of
 // the others.
 func (c *certs) run(ctx context.Context, plan *value[*planpb.HostPlan]) error {
-	if err := os.MkdirAll(c.dir, 0o700); err != nil {
-		return err
-	}
 	type task struct {
 		cancel context.CancelFunc
 		done   chan struct{}
@@ -114,7 +112,7 @@ func identities(p *planpb.HostPlan) map[string]bool {
 
 // keep has and renews the certificate of one identity until ctx is done.
 func (c *certs) keep(ctx context.Context, id string) {
-	r := renewal{log: c.log.With("identity", id), what: "workload certificate"}
+	r := renewal{log: c.log.With("identity", id), now: c.node.now, what: "workload certificate"}
 	if l, err := c.load(id); err == nil {
 		c.set(id, holding{leaf: l})
 		r.issued, r.expires = l.issued, l.expires
@@ -130,7 +128,7 @@ func (c *certs) keep(ctx context.Context, id string) {
 		return l.issued, l.expires, nil
 	}
 	r.failed = func(err error) {
-		if h := c.held.Now()[id]; h.leaf == nil || time.Now().After(h.leaf.expires) {
+		if h := c.held.Now()[id]; h.leaf == nil || c.node.now().After(h.leaf.expires) {
 			c.set(id, holding{waiting: status.Convert(err).Message()})
 		}
 	}
@@ -163,7 +161,7 @@ func (c *certs) forget(id string) {
 	next := maps.Clone(c.held.Now())
 	delete(next, id)
 	c.held.Set(next)
-	if err := os.Remove(c.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := c.disk.remove(c.path(id)); err != nil {
 		c.log.Error("remove a certificate that is not needed any more", "identity", id, "error", err)
 	}
 }
@@ -190,10 +188,8 @@ func (c *certs) obtain(ctx context.Context, id string) (*leaf, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the server's answer: %w", err)
 	}
-	l.issued = time.Now()
-	if err := writeFile(c.path(id), slices.Concat(l.key, l.chain)); err != nil {
-		c.log.Error("keep a certificate on disk", "identity", id, "error", err) // it is good all the same
-	}
+	l.issued = c.node.now()
+	c.disk.write(c.path(id), slices.Concat(l.key, l.chain))
 	return l, nil
 }
 

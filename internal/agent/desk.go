@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -36,12 +37,14 @@ const (
 type desk struct {
 	log    *slog.Logger
 	keep   string // path of what was registered through the socket
+	disk   *disk
 	uid    uint32 // of the agent
 	units  Units  // nil: no systemd
 	local  func() ([]address, error)
 	files  *value[*registrations]
 	answer *value[answered]            // what the server said last
 	judged *value[map[workload]health] // what was reported last
+	host   *host                       // nil: nothing is said of it
 	wake   chan struct{}               // has an element if run should look again
 
 	held  value[*registrations]      // what is reported; nil until the files are known
@@ -96,9 +99,10 @@ func (e *entry) origin() string {
 }
 
 // newDesk loads what was registered before.
-func newDesk(log *slog.Logger, keep string, units Units, files *value[*registrations]) (*desk, error) {
+func newDesk(log *slog.Logger, to *disk, units Units, files *value[*registrations]) (*desk, error) {
+	keep := filepath.Join(to.dir, registeredFile)
 	d := &desk{
-		log: log, keep: keep, uid: uint32(os.Geteuid()), units: units, local: addresses, files: files,
+		log: log, keep: keep, disk: to, uid: uint32(os.Geteuid()), units: units, local: addresses, files: files,
 		answer: new(value[answered]), judged: new(value[map[workload]health]), wake: make(chan struct{}, 1),
 		own: map[workload]*entry{}, declared: map[workload]*entry{}, since: map[workload]uint64{}, heard: map[workload]time.Time{},
 		paces: paces{users: map[uint32]*pace{}},
@@ -252,7 +256,9 @@ func (d *desk) save(own map[workload]*entry) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(d.keep, text)
+	err = writeFile(d.keep, text)
+	d.disk.note(d.keep, err)
+	return err
 }
 
 // find returns the registration of a workload that counts, nil if there is none. The caller holds d.mu.

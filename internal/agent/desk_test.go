@@ -35,7 +35,7 @@ func deskAt(t *testing.T, dir string, list ...*apipb.Registration) *desk {
 	t.Helper()
 	files := new(value[*registrations])
 	files.Set(&registrations{list: list})
-	d, err := newDesk(discard(), filepath.Join(dir, registeredFile), fakeUnits{"web.service": 1000, "db.service": 1001}, files)
+	d, err := newDesk(discard(), newDisk(dir, &alarms{log: discard()}), fakeUnits{"web.service": 1000, "db.service": 1001}, files)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +192,7 @@ func TestARegistrationIsKeptAndItsRepeatChangesNothing(t *testing.T) {
 	if err := os.WriteFile(file, []byte("[{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := newDesk(discard(), file, nil, new(value[*registrations])); err == nil || !strings.Contains(err.Error(), "restore it, or remove it") {
+	if _, err := newDesk(discard(), newDisk(filepath.Dir(file), &alarms{log: discard()}), nil, new(value[*registrations])); err == nil || !strings.Contains(err.Error(), "restore it, or remove it") {
 		t.Errorf("a damaged file: %v", err)
 	}
 	// What cannot be kept is not registered.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -83,6 +84,9 @@ func (a *Agent) join(ctx context.Context, t *ticket) error {
 }
 
 func (a *Agent) tryJoin(ctx context.Context, client apipb.NodeClient, token string) error {
+	if err := a.keepable(); err != nil {
+		return err
+	}
 	csr, err := request(a.node.key)
 	if err != nil {
 		return err
@@ -96,8 +100,26 @@ func (a *Agent) tryJoin(ctx context.Context, client apipb.NodeClient, token stri
 	return a.node.adopt(resp)
 }
 
+// errNoRoom is that what a token is traded for could not be kept.
+var errNoRoom = errors.New("the state folder cannot be written, and the token is not spent for nothing")
+
+// keepable says why a certificate could not be kept.
+func (a *Agent) keepable() error {
+	err := tryWrite(a.disk.dir)
+	if no, ok := errors.AsType[syscall.Errno](err); ok {
+		err = no
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", errNoRoom, a.disk.dir, err)
+	}
+	return nil
+}
+
 // final reports whether a call's error will not go away by trying again.
 func final(err error) bool {
+	if errors.Is(err, errNoRoom) {
+		return false
+	}
 	if _, ok := status.FromError(err); !ok {
 		return !errors.Is(err, context.DeadlineExceeded)
 	}

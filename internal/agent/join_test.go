@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/ca"
@@ -200,7 +201,7 @@ func (w *world) provision(name string) *node {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	n, err := openNode(discard(), dir, name)
+	n, err := openNode(discard(), newDisk(dir, &alarms{log: discard()}), name, time.Now)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -210,7 +211,7 @@ func (w *world) provision(name string) *node {
 func TestTheHostsKeyIsMadeOnce(t *testing.T) {
 	dir := t.TempDir()
 	for range 2 {
-		if _, err := openNode(discard(), dir, ""); err != nil {
+		if _, err := openNode(discard(), newDisk(dir, &alarms{log: discard()}), "", time.Now); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -21,6 +22,7 @@ const gather = time.Second
 type kept struct {
 	log   *slog.Logger
 	store *lkg.Store
+	disk  *disk
 	id    string // of the proxy, with the mesh's name: a state of another is not used
 	name  string // of the state
 
@@ -75,6 +77,7 @@ func (k *kept) run(ctx context.Context) error {
 // save puts a state on the disk. It is said once that it cannot be, and once that it can be again.
 func (k *kept) save(all []*translator.Resource) bool {
 	err := k.store.Save(k.name, xds.Pack(k.id, all))
+	k.disk.note(filepath.Join(keptFolder, k.name), err)
 	switch {
 	case err != nil && !k.failed:
 		k.log.Error("the proxy's state cannot be kept: after a restart of the agent it would be an older one", "proxy", k.id, "error", err)

@@ -12,7 +12,7 @@ import (
 
 // expired says that the node certificate is over, if it is: until it has been renewed, a server answers nothing else.
 func (n *node) expired() error {
-	if end := n.held.Now().cert.Leaf.NotAfter; !time.Now().Before(end) {
+	if end := n.held.Now().cert.Leaf.NotAfter; !n.now().Before(end) {
 		return fmt.Errorf("the node certificate expired %s; it has to be renewed first", end.Format(time.RFC3339))
 	}
 	return nil

@@ -214,7 +214,7 @@ func TestAHostThatIsTooLateSaysHowToJoinAgainAndDoesNotInsist(t *testing.T) {
 
 func TestAHopelessRenewalIsTriedSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &renewal{log: discard(), hopeless: func(err error) bool { return err != nil }}
+		r := &renewal{now: time.Now, log: discard(), hopeless: func(err error) bool { return err != nil }}
 		asked := clockwork(t, r, time.Hour, 65*time.Minute, func(int) bool { return true })
 		if len(asked) < 6 || len(asked) > 7 {
 			t.Errorf("asked at %v", asked)

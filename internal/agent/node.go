@@ -33,6 +33,8 @@ const (
 type node struct {
 	log  *slog.Logger
 	dir  string
+	disk *disk
+	now  func() time.Time
 	name string // that the configuration demands; empty: any
 	key  crypto.Signer
 	held value[*credential]
@@ -48,9 +50,9 @@ type credential struct {
 
 func (c *credential) signer() crypto.Signer { return c.cert.PrivateKey.(crypto.Signer) } // parseChain put it there
 
-// openNode loads the identity from dir, or makes a key if there is none. Not joined yet: held is nil.
-func openNode(log *slog.Logger, dir, name string) (*node, error) {
-	n := &node{log: log, dir: dir, name: name}
+// openNode loads the identity from the state folder, or makes a key if there is none. Not joined yet: held is nil.
+func openNode(log *slog.Logger, d *disk, name string, now func() time.Time) (*node, error) {
+	n := &node{log: log, dir: d.dir, disk: d, name: name, now: now}
 	if err := n.openKey(); err != nil {
 		return nil, fmt.Errorf("the host's key: %w", err)
 	}
@@ -115,7 +117,7 @@ func (n *node) credential(chain, rootDER [][]byte) (*credential, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &credential{cert: cert, issued: time.Now()}
+	c := &credential{cert: cert, issued: n.now()}
 	if c.id, err = spiffe.FromCertificate(cert.Leaf); err != nil {
 		return nil, err
 	}
@@ -125,33 +127,29 @@ func (n *node) credential(chain, rootDER [][]byte) (*credential, error) {
 	if n.name != "" && c.id.Name != n.name {
 		return nil, fmt.Errorf("the certificate is for node %s, but the configuration says node = %q", c.id.Name, n.name)
 	}
-	if c.roots, err = newRoots(rootDER); err != nil {
+	if c.roots, err = newRoots(rootDER, n.now); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// adopt takes a signed certificate into force and keeps it on disk.
+// adopt takes a signed certificate into force and keeps it on disk, as soon as that can be written.
 func (n *node) adopt(resp *apipb.SignResponse) error {
 	c, err := n.credential(resp.GetChain(), resp.GetRoots())
 	if err != nil {
 		return err
 	}
 	if old := n.held.Now(); old == nil || !slices.EqualFunc(old.roots.der, c.roots.der, slices.Equal) {
-		if err := writeFile(n.path(rootsFile), certsPEM(resp.GetRoots())); err != nil {
-			return err
-		}
+		n.disk.write(n.path(rootsFile), certsPEM(resp.GetRoots()))
 	}
-	if err := writeFile(n.path(nodeCertFile), certsPEM(resp.GetChain())); err != nil {
-		return err
-	}
+	n.disk.write(n.path(nodeCertFile), certsPEM(resp.GetChain()))
 	n.held.Set(c)
 	return nil
 }
 
 // renew keeps the node certificate fresh until ctx is done.
 func (n *node) renew(ctx context.Context, sign signer) error {
-	r := renewal{log: n.log, what: "node certificate", sign: func(ctx context.Context) (time.Time, time.Time, error) {
+	r := renewal{log: n.log, now: n.now, what: "node certificate", sign: func(ctx context.Context) (time.Time, time.Time, error) {
 		csr, err := request(n.key)
 		if err != nil {
 			return time.Time{}, time.Time{}, err
@@ -187,7 +185,7 @@ func (n *node) tls() *tls.Config {
 // joinTLS is how this host calls the server that made the token with this pin: with a certificate that it signed
 // itself, so that the server sees that the connection and the signing request have one key.
 func (n *node) joinTLS(pin string) (*tls.Config, error) {
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: n.now().Add(-time.Hour), NotAfter: n.now().Add(24 * time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, n.key.Public(), n.key)
 	if err != nil {
 		return nil, err
@@ -197,7 +195,7 @@ func (n *node) joinTLS(pin string) (*tls.Config, error) {
 		Certificates:       []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: n.key}},
 		InsecureSkipVerify: true, // VerifyConnection does it, from the pinned root
 		VerifyConnection: func(s tls.ConnectionState) error {
-			r, td, err := pinned(s.PeerCertificates, pin)
+			r, td, err := pinned(s.PeerCertificates, pin, n.now)
 			if err != nil {
 				return err
 			}

@@ -48,6 +48,7 @@ type proxies struct {
 	proven  *lkg.Store
 	barred  *lkg.Store
 	crashes <-chan adapters.Crash
+	disk    *disk
 	ask     <-chan chan struct{} // answered to show that the work goes on
 	conn    grpc.ClientConnInterface
 	node    *value[*credential]
@@ -163,7 +164,7 @@ func (p *proxies) names(host string, plan *planpb.HostPlan) []string {
 func (p *proxies) relay(ctx context.Context, host, name string, crashes <-chan adapters.Crash) {
 	o := relayOptions{
 		Log: p.log, ID: host + "/" + name, Dir: filepath.Join(p.runDir, name), Conn: p.conn,
-		Node: p.node, Plan: p.plan, Certs: p.certs, Keep: p.keep,
+		Node: p.node, Plan: p.plan, Certs: p.certs, Keep: p.keep, Disk: p.disk,
 		Proven: p.proven, Barred: p.barred, Admin: filepath.Join(cmp.Or(p.envoys.AdminDir, p.runDir), name, launch.AdminSocket), Crashes: crashes,
 	}
 	if k, ok := p.adapter.(adapters.Killer); ok {

@@ -47,6 +47,7 @@ type relayOptions struct {
 	Admin          string                      // socket of the Envoy's
 	Crashes        <-chan adapters.Crash       // of this proxy's Envoy
 	Kill           func(context.Context) error // ends an Envoy that hangs; nil: that cannot be
+	Disk           *disk
 	// SetPlan, if set, makes this the relay that fetches the host's plan, and SetServing is told how its Envoy is.
 	SetPlan    func(*planpb.HostPlan)
 	SetServing func(serving)
@@ -87,7 +88,7 @@ func newRelay(o relayOptions) *relay {
 		inbox: make(chan *xds.Response), ready: make(chan struct{}),
 	}
 	r.table = newTable(r.seats.ids)
-	r.kept = &kept{log: o.Log, store: o.Keep, id: o.Node.Now().id.String() + " " + o.ID, name: filepath.Base(o.Dir)}
+	r.kept = &kept{log: o.Log, store: o.Keep, disk: o.Disk, id: o.Node.Now().id.String() + " " + o.ID, name: filepath.Base(o.Dir)}
 	r.guard = newGuard()
 	r.answers = newAnswers(o.Log, o.ID, r.seats)
 	r.local = xds.New(xds.Options{Authorize: r.authorize, OnConverged: r.answers.converged})

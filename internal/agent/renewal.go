@@ -28,6 +28,7 @@ type signer func(ctx context.Context, req *apipb.SignRequest, opts ...grpc.CallO
 // life has passed.
 type renewal struct {
 	log             *slog.Logger
+	now             func() time.Time
 	what            string
 	issued, expires time.Time // of what is held; zero: nothing
 	// sign gets a new certificate into force and returns its times.
@@ -42,7 +43,7 @@ type renewal struct {
 // what it refuses now.
 func (r *renewal) run(ctx context.Context) error {
 	for {
-		if !r.expires.IsZero() && !sleepUntil(ctx, r.due()) {
+		if !r.expires.IsZero() && !sleepUntil(ctx, r.due(), r.now) {
 			return nil
 		}
 		pause := newPause()
@@ -90,7 +91,7 @@ func (r *renewal) complain(err error, wait time.Duration) {
 	attrs := []any{"error", err, "again_in", wait.Round(time.Millisecond)}
 	if !r.expires.IsZero() {
 		attrs = append(attrs, "expires", r.expires)
-		if time.Now().After(r.issued.Add(r.expires.Sub(r.issued) / 2)) {
+		if r.now().After(r.issued.Add(r.expires.Sub(r.issued) / 2)) {
 			level = slog.LevelError
 		}
 	}
@@ -116,11 +117,11 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// sleepUntil waits for a time of day.
-func sleepUntil(ctx context.Context, at time.Time) bool {
+// sleepUntil waits for a time of day by a clock.
+func sleepUntil(ctx context.Context, at time.Time, now func() time.Time) bool {
 	at = at.Round(0) // without the monotonic clock, which stands still while the host is suspended
 	for {
-		left := at.Sub(time.Now().Round(0))
+		left := at.Sub(now().Round(0))
 		if left <= 0 {
 			return ctx.Err() == nil
 		}

@@ -32,7 +32,7 @@ func clockwork(t *testing.T, r *renewal, life, watch time.Duration, fails func(a
 
 func TestACertificateIsAskedForAtOnceAndAgainAtAThirdOfItsLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked := clockwork(t, &renewal{log: discard()}, 24*time.Hour, 50*time.Hour, func(int) bool { return false })
+		asked := clockwork(t, &renewal{now: time.Now, log: discard()}, 24*time.Hour, 50*time.Hour, func(int) bool { return false })
 		if len(asked) < 6 || asked[0] != 0 {
 			t.Fatalf("asked at %v", asked)
 		}
@@ -46,11 +46,11 @@ func TestACertificateIsAskedForAtOnceAndAgainAtAThirdOfItsLife(t *testing.T) {
 
 func TestACertificateOnDiskIsRenewedWhenItIsDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &renewal{log: discard(), issued: time.Now().Add(-20 * time.Hour), expires: time.Now().Add(4 * time.Hour)}
+		r := &renewal{now: time.Now, log: discard(), issued: time.Now().Add(-20 * time.Hour), expires: time.Now().Add(4 * time.Hour)}
 		if asked := clockwork(t, r, 24*time.Hour, time.Hour, func(int) bool { return false }); len(asked) != 1 || asked[0] != 0 {
 			t.Errorf("one that is overdue was asked for at %v", asked)
 		}
-		r = &renewal{log: discard(), issued: time.Now(), expires: time.Now().Add(24 * time.Hour)}
+		r = &renewal{now: time.Now, log: discard(), issued: time.Now(), expires: time.Now().Add(24 * time.Hour)}
 		if asked := clockwork(t, r, 24*time.Hour, time.Hour, func(int) bool { return false }); len(asked) != 0 {
 			t.Errorf("a fresh one was asked for at %v", asked)
 		}
@@ -61,7 +61,7 @@ func TestARenewalThatFailsIsTriedAgainEverMoreSlowlyAndEverLouder(t *testing.T) 
 	synctest.Test(t, func(t *testing.T) {
 		book := &logbook{}
 		failures := 0
-		r := &renewal{log: slog.New(slog.NewTextHandler(book, nil)), what: "it", failed: func(error) { failures++ }}
+		r := &renewal{now: time.Now, log: slog.New(slog.NewTextHandler(book, nil)), what: "it", failed: func(error) { failures++ }}
 		asked := clockwork(t, r, 3*time.Hour, 6*time.Hour, func(n int) bool { return n > 1 })
 		if len(asked) < 100 || asked[2]-asked[1] > time.Second || failures != len(asked)-1 {
 			t.Fatalf("asked %d times, %d failures, first at %v", len(asked), failures, asked[:3])

@@ -32,7 +32,10 @@ type facts struct {
 	held    holdings
 	serving serving
 	faults  configs.Diagnostics
-	waited  bool // the first plan has had its time
+	waited  bool              // the first plan has had its time
+	host    map[string]string // what it is
+	alarms  []*apipb.Alarm
+	ahead   time.Duration // of the host's clock before the server's
 }
 
 // reporter tells the server what runs on this host and how it is.
@@ -50,6 +53,12 @@ type reporter struct {
 
 	judged   *value[map[workload]health] // what was reported; written here
 	answered *value[answered]            // what the server said of it; written here
+
+	facts     *value[map[string]string]
+	alarms    *value[[]*apipb.Alarm]
+	clock     *clock
+	now       func() time.Time
+	connected *value[bool] // written here
 
 	begun   bool // something was reported
 	refused []*apipb.Refusal
@@ -104,11 +113,14 @@ func (r *reporter) stream(ctx context.Context) error {
 		}
 	}()
 	defer func() { cancel(); <-ended }()
+	ask := time.NewTicker(clockEvery)
+	defer ask.Stop()
+	defer r.connected.Set(false)
 	var sent *apipb.ReportRequest
 	patience := time.After(firstReport)
 	var f facts
 	for {
-		var planned, registered, checked, beaten, certified, served <-chan struct{}
+		var planned, registered, checked, beaten, certified, served, known, alarmed, clocked <-chan struct{}
 		f.plan, planned = r.plan.Load()
 		f.local, registered = r.services.Load()
 		f.checked, checked = r.health.Load()
@@ -119,14 +131,19 @@ func (r *reporter) stream(ctx context.Context) error {
 		if r.faults != nil {
 			f.faults, fell = r.faults.Load()
 		}
+		f.host, known = r.facts.Load()
+		f.alarms, alarmed = r.alarms.Load()
+		f.ahead, clocked = r.clock.held.Load()
 		if r.complete(f) {
-			if now := r.report(f); !proto.Equal(now, sent) {
+			if now := r.report(f); sent == nil || !proto.Equal(now, sent) {
+				sent = proto.CloneOf(now)
+				now.Number = r.clock.ask(r.now())
 				if stream.Send(now) != nil {
 					err := <-ended // only Recv knows why
 					ended <- err
 					return err
 				}
-				sent, r.begun = now, true
+				r.begun = true
 			}
 		}
 		select {
@@ -137,9 +154,18 @@ func (r *reporter) stream(ctx context.Context) error {
 		case <-certified:
 		case <-served:
 		case <-fell:
+		case <-known:
+		case <-alarmed:
+		case <-clocked:
+		case <-ask.C:
+			sent = nil // the same again, to hear the time
 		case <-patience:
 			f.waited = true
 		case resp := <-answers:
+			r.connected.Set(true)
+			if resp.GetTime() != nil {
+				r.clock.hear(resp.GetNumber(), resp.GetTime().AsTime(), r.now())
+			}
 			r.answer(resp)
 		case err := <-ended:
 			ended <- err
@@ -152,7 +178,7 @@ func (r *reporter) stream(ctx context.Context) error {
 // must not take back what the one before it said, so it waits until it knows its services, the first result of
 // every check, which takes no longer than their timeouts, which certificates it has, and how its Envoy is.
 func (r *reporter) complete(f facts) bool {
-	if f.local == nil {
+	if f.local == nil || f.host == nil {
 		return false
 	}
 	if r.begun {
@@ -174,7 +200,8 @@ func (r *reporter) complete(f facts) bool {
 
 // report makes the whole report, with every workload of the plan.
 func (r *reporter) report(f facts) *apipb.ReportRequest {
-	out := &apipb.ReportRequest{Address: r.address, Registrations: f.local.list, Unknown: f.local.unknown, Problems: withFaults(f.local.problems, f.faults), Revision: f.local.revision}
+	out := &apipb.ReportRequest{Address: r.address, Registrations: f.local.list, Unknown: f.local.unknown, Problems: withFaults(f.local.problems, f.faults), Revision: f.local.revision,
+		Facts: f.host, Alarms: f.alarms, ClockAhead: int64(f.ahead / time.Second)}
 	now := map[workload]health{}
 	for _, w := range f.plan.GetWorkloads() {
 		key := workloadOf(w)

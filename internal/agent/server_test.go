@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 	"github.com/wattle-mesh/wattle/internal/spiffe"
@@ -83,7 +84,7 @@ func (n *nodeService) Report(s grpc.BidiStreamingServer[apipb.ReportRequest, api
 		n.w.reports = append(n.w.reports, req)
 		refused := n.w.objects
 		n.w.mu.Unlock()
-		if err := s.Send(&apipb.ReportResponse{Refused: refused, Revision: req.GetRevision()}); err != nil {
+		if err := s.Send(&apipb.ReportResponse{Refused: refused, Revision: req.GetRevision(), Number: req.GetNumber(), Time: timestamppb.New(n.w.ca.Now())}); err != nil {
 			return err
 		}
 	}

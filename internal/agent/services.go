@@ -29,6 +29,7 @@ type services struct {
 	log    *slog.Logger
 	dir    string // empty: no files
 	keep   string // path of the copy of the last good ones
+	disk   *disk
 	loader *configs.Loader
 	held   value[*registrations]
 	said   string // the last diagnostics
@@ -47,8 +48,8 @@ func (r *registrations) equal(o *registrations) bool {
 		slices.EqualFunc(r.list, o.list, func(a, b *apipb.Registration) bool { return proto.Equal(a, b) })
 }
 
-func newServices(log *slog.Logger, dir, keep string) *services {
-	return &services{log: log, dir: dir, keep: keep, loader: configs.NewLoader(configs.Options{})}
+func newServices(log *slog.Logger, d *disk, dir string) *services {
+	return &services{log: log, dir: dir, keep: filepath.Join(d.dir, servicesFile), disk: d, loader: configs.NewLoader(configs.Options{})}
 }
 
 // run follows the folder until ctx is done. While it has an error the last good registrations hold, those of an
@@ -86,12 +87,11 @@ func (s *services) load() {
 		return
 	}
 	text, err := json.Marshal(now.list)
-	if err == nil {
-		err = writeFile(s.keep, text)
-	}
 	if err != nil {
 		s.log.Error("keep the registrations on disk", "error", err)
+		return
 	}
+	s.disk.write(s.keep, text)
 }
 
 // lastGood returns what this agent registered, or the one before it, and whether that is unknown.

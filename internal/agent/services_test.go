@@ -18,7 +18,7 @@ func TestAFolderThatBreaksKeepsTheLastGoodRegistrations(t *testing.T) {
 	book := &logbook{}
 	folder, keep := filepath.Join(dir, "services.d"), filepath.Join(dir, servicesFile)
 	start := func() *services {
-		s := newServices(logTo(book), folder, keep)
+		s := newServices(logTo(book), newDisk(dir, &alarms{log: logTo(book)}), folder)
 		s.load()
 		return s
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/wattle-mesh/wattle/internal/spiffe"
 )
@@ -15,13 +16,14 @@ import (
 type roots struct {
 	der  [][]byte
 	pool *x509.CertPool
+	now  func() time.Time
 }
 
-func newRoots(der [][]byte) (*roots, error) {
+func newRoots(der [][]byte, now func() time.Time) (*roots, error) {
 	if len(der) == 0 {
 		return nil, errors.New("no roots to trust")
 	}
-	r := &roots{der: der, pool: x509.NewCertPool()}
+	r := &roots{der: der, pool: x509.NewCertPool(), now: now}
 	for _, d := range der {
 		c, err := x509.ParseCertificate(d)
 		if err != nil {
@@ -41,7 +43,7 @@ func (r *roots) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage) (spiff
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	_, err := chain[0].Verify(x509.VerifyOptions{Roots: r.pool, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{usage}})
+	_, err := chain[0].Verify(x509.VerifyOptions{Roots: r.pool, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{usage}, CurrentTime: r.now()})
 	if err != nil {
 		return spiffe.ID{}, err
 	}
@@ -62,7 +64,7 @@ func (r *roots) verifyServer(s tls.ConnectionState, trustDomain string) error {
 }
 
 // pinned picks the root with this hash from a chain that a server presents to a host which does not know it yet.
-func pinned(chain []*x509.Certificate, pin string) (*roots, string, error) {
+func pinned(chain []*x509.Certificate, pin string, now func() time.Time) (*roots, string, error) {
 	for _, c := range chain {
 		if spki(c) != pin {
 			continue
@@ -70,7 +72,7 @@ func pinned(chain []*x509.Certificate, pin string) (*roots, string, error) {
 		if !c.IsCA || len(c.URIs) != 1 {
 			return nil, "", errors.New("the token's hash is of a certificate that is not a root")
 		}
-		r, err := newRoots([][]byte{c.Raw})
+		r, err := newRoots([][]byte{c.Raw}, now)
 		return r, c.URIs[0].Host, err
 	}
 	return nil, "", errors.New("the server is not the one that made the token: its root has another hash")

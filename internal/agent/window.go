@@ -18,6 +18,12 @@ func (d *desk) handler() http.Handler {
 	mux.HandleFunc("GET /v1/services", func(w http.ResponseWriter, r *http.Request) {
 		api.Respond(d.log, w, r, api.Services{Services: d.list()}, nil)
 	})
+	if d.host != nil {
+		mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
+			api.Respond(d.log, w, r, d.host.status(), nil)
+		})
+		mux.Handle("GET /metrics", d.host.metrics())
+	}
 	one := "/v1/services/{namespace}/{name}/{instance}"
 	mux.HandleFunc("GET "+one, d.on(func(_ client, key workload, _ *http.Request) (any, error) {
 		d.mu.Lock()

@@ -30,8 +30,8 @@ const (
 	NodeLife         = 30 * 24 * time.Hour
 	WorkloadLife     = 24 * time.Hour // unless the CA is told otherwise, see WithWorkloadLife
 
-	backdate = 5 * time.Minute // hosts whose clock is behind must accept what is new
-	maxCSR   = 16 << 10        // bytes
+	backdate = 10 * time.Minute // hosts whose clock is behind must accept what is new
+	maxCSR   = 16 << 10         // bytes
 )
 
 // ErrRequest marks what is wrong with a signing request, as opposed to the CA.

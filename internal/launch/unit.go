@@ -199,5 +199,8 @@ func (u Unit) keep(now running) error {
 		return err
 	}
 	tmp := u.path(stateFile + ".tmp")
-	return errors.Join(os.WriteFile(tmp, text, 0o600), os.Rename(tmp, u.path(stateFile)))
+	if err := os.WriteFile(tmp, text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, u.path(stateFile))
 }

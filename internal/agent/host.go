@@ -1,0 +1,105 @@
+package agent
+
+import (
+	"cmp"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/internal/api"
+	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
+)
+
+// host is what the agent says of its host to whoever asks at its socket. Safe for concurrent use.
+type host struct {
+	a         *Agent
+	ahead     value[time.Duration] // of the server's clock
+	connected value[bool]          // the server answers reports
+	joined    value[joined]
+}
+
+// joined is what there is to say of a host once it has joined.
+type joined struct {
+	certs *value[holdings]
+	plan  *value[*planpb.HostPlan]
+}
+
+func (h *host) show(certs *value[holdings], plan *value[*planpb.HostPlan]) {
+	h.joined.Set(joined{certs, plan})
+}
+
+// status says how the host is now.
+func (h *host) status() api.HostStatus {
+	a := h.a
+	out := api.HostStatus{
+		Version: a.o.Version, Servers: a.o.Config.Servers, Connected: h.connected.Now(), ClockAhead: configs.Duration(h.ahead.Now()),
+		Time: a.o.Now().UTC(), Facts: a.facts.held.Now(),
+	}
+	for _, x := range a.disk.alarms.held.Now() {
+		out.Alarms = append(out.Alarms, api.Alarm{Name: x.GetName(), Text: x.GetText()})
+	}
+	c := a.node.held.Now()
+	if c == nil {
+		return out
+	}
+	out.Node, out.TrustDomain = c.id.Name, c.id.TrustDomain
+	out.Certificates = []api.HeldCertificate{{Identity: c.id.String(), NotAfter: c.cert.Leaf.NotAfter}}
+	j := h.joined.Now()
+	if j.certs == nil {
+		return out
+	}
+	var held []api.HeldCertificate
+	for id, x := range j.certs.Now() {
+		one := api.HeldCertificate{Identity: id, Waiting: x.waiting}
+		if x.leaf != nil {
+			one.NotAfter = x.leaf.expires
+		}
+		held = append(held, one)
+	}
+	slices.SortFunc(held, func(a, b api.HeldCertificate) int { return cmp.Compare(a.Identity, b.Identity) })
+	out.Certificates = append(out.Certificates, held...)
+	plan := j.plan.Now()
+	out.Planned = plan != nil
+	for _, w := range plan.GetWorkloads() {
+		out.MeshPorts = append(out.MeshPorts, w.GetMeshPort())
+	}
+	for _, p := range plan.GetProxies() {
+		if _, name, ok := api.SplitProxy(p.GetId()); ok {
+			out.Proxies = append(out.Proxies, name)
+		}
+	}
+	slices.Sort(out.MeshPorts)
+	out.MeshPorts = slices.Compact(out.MeshPorts)
+	return out
+}
+
+// metrics serves what Prometheus may want to know of the agent. It is made when it is asked for, which is seldom.
+func (h *host) metrics() http.Handler {
+	reg := prometheus.NewRegistry()
+	gauge := func(name, help string, read func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "wattle_agent_" + name, Help: help}, read))
+	}
+	flag := func(on bool) float64 {
+		if on {
+			return 1
+		}
+		return 0
+	}
+	gauge("connected", "1 if a server answers.", func() float64 { return flag(h.connected.Now()) })
+	gauge("clock_ahead_seconds", "How far the host's clock is ahead of the server's; 0 below 2 s.", func() float64 { return h.ahead.Now().Seconds() })
+	gauge("node_certificate_expiry_seconds", "Unix time at which the node certificate ends; 0: there is none.", func() float64 {
+		if c := h.a.node.held.Now(); c != nil {
+			return float64(c.cert.Leaf.NotAfter.Unix())
+		}
+		return 0
+	})
+	gauge("disk_unwritable", "1 if the state folder cannot be written: the agent goes on from memory.", func() float64 {
+		return flag(slices.ContainsFunc(h.status().Alarms, func(a api.Alarm) bool { return a.Name == diskAlarm }))
+	})
+	gauge("alarms", "How many alarms are raised.", func() float64 { return float64(len(h.a.disk.alarms.held.Now())) })
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+}
