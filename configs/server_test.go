@@ -40,7 +40,7 @@ func TestAgentDefaults(t *testing.T) {
 		t.Fatal(diags)
 	}
 	want := &Agent{
-		Servers: []string{"127.0.0.1:7501"}, StateDir: "/var/lib/wattle/agent", RunDir: "/run/wattle", ServicesDir: "/etc/wattle/services.d",
+		Servers: []string{"127.0.0.1:7501"}, StateDir: "/var/lib/wattle/agent", RunDir: "/run/wattle", ServicesDir: "/etc/wattle/services.d", FactsDir: "/etc/wattle/facts.d",
 		Envoy: "envoy", DrainTime: Duration(20 * time.Second), Guard: true, LogLevel: "info", LogFormat: "text",
 	}
 	if !reflect.DeepEqual(a, want) {
@@ -232,7 +232,7 @@ log_format     = "json"
 	}
 	want := &Agent{
 		Node: "h1", Servers: []string{"127.0.0.1:7501", "wattle.example:7501", "[::1]:7501"}, StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
-		ServicesDir: filepath.Join(dir, "services.d"), Address: netip.MustParseAddr("10.0.0.1"), SourceAddress: netip.MustParseAddr("127.0.0.11"), Token: "secret",
+		ServicesDir: filepath.Join(dir, "services.d"), FactsDir: "/etc/wattle/facts.d", Address: netip.MustParseAddr("10.0.0.1"), SourceAddress: netip.MustParseAddr("127.0.0.11"), Token: "secret",
 		Envoy: filepath.Join(dir, "bin/envoy"), DrainTime: Duration(20 * time.Second), Guard: true, LogLevel: "warn", LogFormat: "json",
 	}
 	if !reflect.DeepEqual(a, want) {

@@ -163,7 +163,7 @@ never travels.`,
 }
 
 func newProxy() *cobra.Command {
-	cmd := &cobra.Command{Use: "proxy", Short: "Look at proxies"}
+	cmd := &cobra.Command{Use: "proxy", Short: "Look at proxies, and steer those of this host"}
 	status := &cobra.Command{
 		Use:   "status [PROXY]",
 		Short: "Say what each proxy has acknowledged and refused",
@@ -196,7 +196,7 @@ line. PROXY narrows it down: a host's name, or a proxy's such as edge/gw-public.
 		}
 		return nil
 	}
-	cmd.AddCommand(status)
+	cmd.AddCommand(status, newProxyList(), newProxyRestart(), newProxyDrain(), newProxyLogs(), newProxyStats())
 	return cmd
 }
 

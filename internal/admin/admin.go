@@ -84,6 +84,9 @@ func (c *Client) sum(ctx context.Context, names string) (n int, err error) {
 		return 0, err
 	}
 	for _, s := range answer.Stats {
+		if strings.Contains(s.Name, ".worker_") { // counted by its listener, too
+			continue
+		}
 		if !strings.HasPrefix(s.Name, "listener.admin.") && !strings.HasPrefix(s.Name, "http.admin.") {
 			n += s.Value
 		}
@@ -117,4 +120,45 @@ func (c *Client) ask(ctx context.Context, method, path string) ([]byte, error) {
 		err = fmt.Errorf("%s: %s", path, resp.Status)
 	}
 	return text, err
+}
+
+// FailHealth has the Envoy answer health checks with no and HTTP connections end, until PassHealth.
+func (c *Client) FailHealth(ctx context.Context) error { return c.post(ctx, "/healthcheck/fail") }
+
+// PassHealth undoes FailHealth.
+func (c *Client) PassHealth(ctx context.Context) error { return c.post(ctx, "/healthcheck/ok") }
+
+// Stat is a counter or a gauge.
+type Stat struct {
+	Name  string `json:"name"` // "http.in/default/web_8080.downstream_rq_total"
+	Value uint64 `json:"value"`
+}
+
+// Stats returns the counters and gauges that were used and whose names match a regular expression; empty: all.
+func (c *Client) Stats(ctx context.Context, names string) ([]Stat, error) {
+	path := "/stats?format=json&usedonly"
+	if names != "" {
+		path += "&filter=" + url.QueryEscape(names)
+	}
+	text, err := c.ask(ctx, http.MethodGet, path)
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Stats []struct {
+			Name  string          `json:"name"`
+			Value json.RawMessage `json:"value"`
+		} `json:"stats"`
+	}
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return nil, err
+	}
+	var out []Stat
+	for _, s := range answer.Stats {
+		var n uint64
+		if s.Name != "" && json.Unmarshal(s.Value, &n) == nil { // histograms have no name, texts no number
+			out = append(out, Stat{s.Name, n})
+		}
+	}
+	return out, nil
 }

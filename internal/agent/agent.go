@@ -70,7 +70,7 @@ type Agent struct {
 	proven, barred *lkg.Store
 	ask            chan chan struct{} // Alive
 	disk           *disk
-	facts          *hostFacts
+	facts          *ownFacts
 	host           *host // what is shown of it
 }
 
@@ -116,7 +116,7 @@ func New(o Options) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{o: o, node: n, files: files, desk: d, keep: keep, proven: proven, barred: barred, ask: make(chan chan struct{}), disk: state,
-		facts: &hostFacts{log: o.Log, dir: cfg.FactsDir}}
+		facts: &ownFacts{log: o.Log, dir: cfg.FactsDir}}
 	a.host = &host{a: a}
 	d.host = a.host
 	return a, nil

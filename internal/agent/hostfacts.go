@@ -11,8 +11,8 @@ import (
 	hostfacts "github.com/wattle-mesh/wattle/internal/facts"
 )
 
-// hostFacts are what this host is.
-type hostFacts struct {
+// ownFacts are what this host is.
+type ownFacts struct {
 	log  *slog.Logger
 	dir  string // of files that say more; empty: none
 	held value[map[string]string]
@@ -20,7 +20,7 @@ type hostFacts struct {
 }
 
 // run follows the files until ctx is done.
-func (f *hostFacts) run(ctx context.Context) error {
+func (f *ownFacts) run(ctx context.Context) error {
 	if f.dir == "" {
 		f.load()
 		<-ctx.Done()
@@ -29,7 +29,7 @@ func (f *hostFacts) run(ctx context.Context) error {
 	return configs.Watch(ctx, f.dir, f.load)
 }
 
-func (f *hostFacts) load() {
+func (f *ownFacts) load() {
 	now, faults := hostfacts.Read(f.dir, api.CheckFact)
 	if !maps.Equal(now, f.held.Now()) {
 		f.held.Set(now)

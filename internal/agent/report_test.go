@@ -51,13 +51,14 @@ func TestAWorkloadTakesRequestsWhenNothingIsInTheWay(t *testing.T) {
 func TestTheFirstReportWaitsUntilThereIsEnoughToTell(t *testing.T) {
 	const id = "spiffe://mesh.local/ns/default/svc/web"
 	plan := &planpb.HostPlan{Workloads: []*planpb.Workload{{Namespace: "default", Service: "web", Identity: id}}}
-	all := facts{plan: plan, local: &registrations{}, held: holdings{id: {}}, serving: servingNo}
+	all := facts{host: map[string]string{}, plan: plan, local: &registrations{}, held: holdings{id: {}}, serving: servingNo}
 	for name, c := range map[string]struct {
 		change func(*facts)
 		want   bool
 	}{
 		"all is known":                  {func(*facts) {}, true},
 		"its own services are not":      {func(f *facts) { f.local = nil }, false},
+		"what the host is, is not":      {func(f *facts) { f.host = nil }, false},
 		"its certificates are not":      {func(f *facts) { f.held = nil }, false},
 		"its Envoy is not":              {func(f *facts) { f.serving = servingUnknown }, false},
 		"its plan is not":               {func(f *facts) { f.plan = nil }, false},
@@ -69,7 +70,7 @@ func TestTheFirstReportWaitsUntilThereIsEnoughToTell(t *testing.T) {
 		if got := (&reporter{}).complete(f); got != c.want {
 			t.Errorf("%s: complete is %t", name, got)
 		}
-		if !(&reporter{begun: true}).complete(facts{local: &registrations{}}) {
+		if !(&reporter{begun: true}).complete(facts{host: map[string]string{}, local: &registrations{}}) {
 			t.Error("later reports wait")
 		}
 	}

@@ -46,6 +46,7 @@ var ours = map[string][]string{
 	"internal/dns":                 {},
 	"internal/lkg":                 {},
 	"internal/launch":              {"internal/admin", "internal/systemd"},
+	"internal/envoys":              {"internal/admin", "internal/launch", "internal/systemd"},
 	"adapters":                     {"internal/mesh/planpb"},
 	"adapters/process":             {"adapters", "internal/admin", "internal/launch", "internal/mesh/planpb"},
 	"adapters/systemd":             {"adapters", "internal/launch", "internal/systemd", "systemd"},

@@ -120,3 +120,9 @@ func group(info os.FileInfo) int {
 	}
 	return int(st.Gid)
 }
+
+// IsUnit reports whether the proxy whose folder this is runs as a unit.
+func IsUnit(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, specFile))
+	return err == nil
+}
