@@ -31,7 +31,7 @@ func (r *run) environment(files []*file) *env {
 	e.setVariables(g.variables, r.vars, &r.shared)
 	e.setLocals(g.locals, &r.shared)
 
-	e.mesh = &Mesh{Domain: defaultDomain, TrustDomain: defaultTrustDomain, MTLS: mtlsStrict, Plaintext: true}
+	e.mesh = &Mesh{Domain: defaultDomain, TrustDomain: defaultTrustDomain, MTLS: mtlsStrict, Plaintext: true, OutboundTrafficPolicy: AllowAny}
 	var first place
 	i := 0
 	for _, f := range files {

@@ -35,7 +35,10 @@ type Mesh struct {
 	MTLS        string `json:"mtls"`            // "strict" (default): endpoints in the mesh are called over mTLS only
 	Plaintext   bool   `json:"plaintext"`       // default true: endpoints outside the mesh may be called in plaintext
 	Envoy       *Envoy `json:"envoy,omitempty"` // that hosts run; nil: what each agent's file says
-	Origin      string `json:"origin,omitempty"`
+	// OutboundTrafficPolicy is "allow_any" (default): what transparent capture redirects and no service answers to goes
+	// where it was sent; or "registry_only": it is refused.
+	OutboundTrafficPolicy string `json:"outbound_traffic_policy"`
+	Origin                string `json:"origin,omitempty"`
 }
 
 // Duration is a time.Duration that is written with its unit.
@@ -299,6 +302,7 @@ type Service struct {
 	Weight    uint32            `json:"weight"` // default 1
 	Checks    []*Check          `json:"checks,omitempty"`
 	Upstreams []*Upstream       `json:"upstreams,omitempty"`
+	Capture   *Capture          `json:"capture,omitempty"`   // nil: by upstreams only
 	Command   []string          `json:"command,omitempty"`   // what wattle dev runs; a relative program is relative to the folder
 	Env       map[string]string `json:"env,omitempty"`       // for Command
 	Endpoints []*Endpoint       `json:"endpoints,omitempty"` // only outside a host
@@ -353,6 +357,19 @@ type Upstream struct {
 	Service ServiceRef     `json:"service"`
 	Port    uint16         `json:"port,omitempty"`   // zero: the service's only port
 	Bind    netip.AddrPort `json:"bind,omitzero"`    // bind = "127.0.0.1:9081"
-	Socket  string         `json:"socket,omitempty"` // or bind = "unix:/run/x.sock"
+	Socket  string         `json:"socket,omitempty"` // or bind = "unix:/run/x.sock"; neither with capture: by name
 	Origin  string         `json:"origin,omitempty"`
+}
+
+// Bound reports whether the upstream has an address or socket of its own.
+func (u *Upstream) Bound() bool { return u.Bind.IsValid() || u.Socket != "" }
+
+// Capture is how calls of a workload by name reach its proxy.
+type Capture struct {
+	Mode             string         `json:"mode"`                        // CaptureLoopback or CaptureTransparent
+	Services         []ServiceRef   `json:"services"`                    // sorted; the name Any stands for all of the namespace, the namespace Any beside it for all
+	User             string         `json:"user,omitempty"`              // transparent; empty: the unit's connections
+	ExcludeAddresses []netip.Prefix `json:"exclude_addresses,omitempty"` // transparent; sorted
+	ExcludePorts     []uint16       `json:"exclude_ports,omitempty"`     // transparent; sorted
+	Origin           string         `json:"origin,omitempty"`
 }

@@ -18,6 +18,12 @@ const (
 	mtlsStrict         = "strict"
 )
 
+// The outbound traffic policies.
+const (
+	AllowAny     = "allow_any"
+	RegistryOnly = "registry_only"
+)
+
 var trustDomain = regexp.MustCompile(`^[a-z0-9._-]{1,255}$`) // SPIFFE-ID, section 2.1
 
 var meshBlock = newBlock(block[Mesh]{
@@ -33,6 +39,7 @@ var meshBlock = newBlock(block[Mesh]{
 		}), func(m *Mesh) *string { return &m.TrustDomain }, "The first part of every identity: `spiffe://TRUST_DOMAIN/ns/NAMESPACE/svc/NAME`. A change of it gives everything a new identity.").or(cty.StringVal(defaultTrustDomain)),
 		field("mtls", oneOf(mtlsStrict), func(m *Mesh) *string { return &m.MTLS }, "`strict`: endpoints in the mesh are called over mTLS only.").or(cty.StringVal(mtlsStrict)),
 		field("plaintext", boolean(), func(m *Mesh) *bool { return &m.Plaintext }, "Whether endpoints outside the mesh may be called, which is in plaintext.").or(cty.True),
+		field("outbound_traffic_policy", oneOf(AllowAny, RegistryOnly), func(m *Mesh) *string { return &m.OutboundTrafficPolicy }, "What workloads with transparent capture may call besides their services: `allow_any`, anything, as if there were no mesh; `registry_only`, nothing.").or(cty.StringVal(AllowAny)),
 	},
 	blocks: []child[Mesh]{
 		one("envoy", envoyBlock, func(m *Mesh) **Envoy { return &m.Envoy }, "Which Envoy the hosts run."),

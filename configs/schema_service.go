@@ -57,6 +57,7 @@ var serviceBlock = through(newBlock(block[serviceFields]{
 	blocks: []child[serviceFields]{
 		many("check", checkBlock, func(s *serviceFields) *[]*Check { return &s.Checks }, "A health check that the host's agent runs. Only for workloads."),
 		many("upstream", upstreamBlock, func(s *serviceFields) *[]*Upstream { return &s.Upstreams }, "A service that this workload calls. Only for workloads."),
+		one("capture", captureBlock, func(s *serviceFields) **Capture { return &s.Capture }, "How calls of this workload by name reach its proxy. Only for workloads."),
 		many("endpoint", endpointBlock, func(s *serviceFields) *[]*Endpoint { return &s.Endpoints }, "An endpoint outside the mesh. Not for workloads."),
 	},
 	origin: func(s *serviceFields) *string { return &s.Origin },
@@ -170,7 +171,7 @@ func finishService(d *decoder, s *serviceFields) {
 			d.report(d.at(d.frame, name), Error, codeNotHere, name+" belongs to a workload", "A service that stands alone is outside the mesh. Remove it, or move the service into a host block if it is a workload.")
 		}
 	}
-	for _, name := range []string{"check", "upstream"} {
+	for _, name := range []string{"check", "upstream", "capture"} {
 		if f := d.frame.child(name, 0); f != d.frame {
 			d.failFrame(f, codeNotHere, name+" belongs to a workload", "A service that stands alone is outside the mesh. Remove it, or move the service into a host block if it is a workload.")
 		}
@@ -294,6 +295,7 @@ func finishWorkload(d *decoder, s *serviceFields) {
 			d.knownPort(s, c.Port, d.at(d.frame.child("check", i), "port"))
 		}
 	}
+	finishCapture(d, s)
 	for i, u := range s.Upstreams {
 		place := d.at(d.frame.child("upstream", i), "bind")
 		what := fmt.Sprintf("upstream %q of service %q", u.Service.Name, s.Name)

@@ -35,13 +35,13 @@ var checkBlock = newBlock(block[Check]{
 })
 
 var upstreamBlock = newBlock(block[Upstream]{
-	doc: "A service that the workload calls, and where it finds it: at an address of its own machine, where the host's Envoy listens for it.",
+	doc: "A service that the workload calls, and where it finds it: at an address of its own machine, where the host's Envoy listens for it, or with capture by its name.",
 	labels: []label[Upstream]{
 		named("service", serviceRef(), func(u *Upstream) *ServiceRef { return &u.Service }, "The service."),
 	},
 	attrs: []attr[Upstream]{
 		field("port", port(), func(u *Upstream) *uint16 { return &u.Port }, "The service's port.").orText("its only one"),
-		bindAttr().must(),
+		bindAttr().orText("only with capture: it is found by its name"),
 	},
 	origin: func(u *Upstream) *string { return &u.Origin },
 })
