@@ -78,4 +78,13 @@ var meshCodes = []Code{
 	{"W2025", "the identity of an unknown service",
 		"The identities of service_defaults name a service that no registry knows. Nothing has its identity. A warning.",
 		"Correct the name, or register the service. If it is still to come, there is nothing to do."},
+	{"W2026", "capture of an unknown service",
+		"A capture block names a service that no registry knows. Its name is there, and calls are answered 503, until the service is registered. A warning.",
+		"Correct the name, or register the service. If it is still to come, there is nothing to do."},
+	{"W2027", "no address left for calls by name",
+		"Each workload with capture has addresses of its own on its host, enough for 256 of them; and each service that does not speak HTTP has an address among them, enough for 16381 of them. What has none is not called by name, or calls nothing by name. A warning.",
+		"Bind upstreams to addresses of your own, or remove workloads with capture from the host."},
+	{"W2028", "a listener in the addresses of capture",
+		"On a host with captured workloads, an upstream or a gateway is bound to an address of 127.64.0.0/10, which is where calls by name arrive, or to the port where connections are redirected to. The host's Envoy takes only one of two listeners at one address. A warning.",
+		"Bind the upstream to another address: 127.0.0.1 and a port of your own."},
 }

@@ -108,6 +108,7 @@ type Workload struct {
 	Instance  string         `json:"instance,omitempty"` // tells several instances of one service on a host apart
 	Ports     []WorkloadPort `json:"ports"`              // sorted by number
 	Upstreams []Upstream     `json:"upstreams,omitempty"`
+	Capture   *Capture       `json:"capture,omitempty"` // nil: it calls its upstreams where they are bound
 	Checks    []Check        `json:"checks,omitempty"`
 	Unit      string         `json:"unit,omitempty"`    // of systemd, that runs it
 	Sidecar   bool           `json:"sidecar,omitempty"` // it has an Envoy of its own, instead of its host's
@@ -155,7 +156,7 @@ type WorkloadPort struct {
 type Upstream struct {
 	Service Name           `json:"service"`
 	Port    uint16         `json:"port,omitempty"` // zero: the service's only port
-	Bind    netip.AddrPort `json:"bind,omitzero"`  // exactly one of Bind and Socket is set
+	Bind    netip.AddrPort `json:"bind,omitzero"`  // one of Bind and Socket is set; with Capture neither may be
 	Socket  string         `json:"socket,omitempty"`
 	Origin  string         `json:"origin,omitempty"`
 }

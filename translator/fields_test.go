@@ -14,7 +14,7 @@ import (
 
 // unwritten are fields of the policy that stand in no file by their own name, or that no resource shows.
 var unwritten = map[string]string{
-	"origin": "a place", "name": "a label", "type": "a label", "traffic_policy": "written flat", "mtls": "has one value",
+	"origin": "a place", "name": "a label", "type": "a label", "mode": "a label", "traffic_policy": "written flat", "mtls": "has one value",
 	"mesh": "a block that may be left out", "virtual_services": "virtual_service blocks", "destination_rules": "destination_rule blocks",
 	"gateways": "also gateway blocks", "hosts": "also host blocks", "services": "service blocks", "servers": "server blocks",
 	"subsets": "subset blocks", "upstreams": "upstream blocks", "checks": "check blocks", "endpoints": "endpoint blocks",

@@ -77,6 +77,11 @@ func (p *packer) network(name string, m proto.Message) *listenerv3.Filter {
 	return &listenerv3.Filter{Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: p.any(m)}}
 }
 
+// listenerFilter packs a listener filter.
+func (p *packer) listenerFilter(name string, m proto.Message) *listenerv3.ListenerFilter {
+	return &listenerv3.ListenerFilter{Name: name, ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: p.any(m)}}
+}
+
 func (p *packer) managerFilter(m *hcmv3.HttpConnectionManager) *listenerv3.Filter {
 	return p.network("envoy.filters.network.http_connection_manager", m)
 }

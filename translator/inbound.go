@@ -39,10 +39,7 @@ func inboundListeners(px *mesh.Proxy, m *configs.Mesh) ([]*Resource, error) {
 			Address:          socket(netip.AddrPortFrom(px.Address, port)),
 			TrafficDirection: corev3.TrafficDirection_INBOUND,
 			TcpKeepalive:     keepalive(),
-			ListenerFilters: []*listenerv3.ListenerFilter{{
-				Name:       "envoy.filters.listener.tls_inspector",
-				ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: p.any(&inspectorv3.TlsInspector{})},
-			}},
+			ListenerFilters:  []*listenerv3.ListenerFilter{p.listenerFilter("envoy.filters.listener.tls_inspector", &inspectorv3.TlsInspector{})},
 		}
 		for _, w := range byPort[port] {
 			for _, wp := range w.Ports {

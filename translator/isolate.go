@@ -32,7 +32,15 @@ func (t *transaction) isolate(d *callerDraft, s *mesh.Scope) {
 		}
 		d.now.own = append(d.now.own, p)
 	}
-	for _, u := range s.Upstreams {
+	calls := s.Upstreams
+	if c := s.Capture; c != nil {
+		h := t.v.Reach(c.Reach)
+		for _, r := range slices.Concat(h.Routes, h.Open) {
+			add(r, func() (*Resource, error) { return routes(r, outbound, s.Variant) })
+		}
+		calls = slices.Concat(calls, byName(c.Surface))
+	}
+	for _, u := range calls {
 		p := t.port(u.Service, u.Port)
 		if u.Missing || p == nil {
 			continue
@@ -57,6 +65,17 @@ func (t *transaction) isolate(d *callerDraft, s *mesh.Scope) {
 	}
 	slices.SortFunc(d.needs, registry.Name.Compare)
 	d.needs = slices.Compact(d.needs)
+}
+
+// byName lists what is called by name as upstreams.
+func byName(s *mesh.Surface) []*mesh.ScopeUpstream {
+	var out []*mesh.ScopeUpstream
+	for _, to := range s.Services {
+		for _, p := range to.Ports {
+			out = append(out, &mesh.ScopeUpstream{Service: to.Service, Port: p.Number, Protocol: p.Protocol, Missing: p.Missing})
+		}
+	}
+	return out
 }
 
 // port returns a port of a service, or nil.

@@ -10,12 +10,13 @@ import (
 
 // Names that are the same on every proxy.
 const (
-	certsCluster = "certs"                // prefetches the outbound secrets
-	selfSecret   = "out:self"             // the host's own certificate, for what Envoy sends by itself
-	RootsSecret  = "roots"                // what to trust
-	tcpALPN      = "wattle-tcp"           // offered on mesh connections that carry bytes
-	unprocessed  = "x-wattle-unprocessed" // response header: the application has not seen the request
-	mtlsMatch    = "wattle_mtls"          // endpoint metadata: over the mesh port
+	passedCluster = "passthrough"          // leads to where a redirected connection was sent
+	certsCluster  = "certs"                // prefetches the outbound secrets
+	selfSecret    = "out:self"             // the host's own certificate, for what Envoy sends by itself
+	RootsSecret   = "roots"                // what to trust
+	tcpALPN       = "wattle-tcp"           // offered on mesh connections that carry bytes
+	unprocessed   = "x-wattle-unprocessed" // response header: the application has not seen the request
+	mtlsMatch     = "wattle_mtls"          // endpoint metadata: over the mesh port
 )
 
 // InSecret names the certificate that a workload's inbound chains present.
@@ -87,5 +88,6 @@ func outListener(caller registry.Name, u *mesh.ScopeUpstream) string {
 func portScope(n registry.Name, port uint16) string {
 	return "svc/" + n.String() + ":" + strconv.Itoa(int(port))
 }
+func reachScope(key string) string  { return "reach/" + key }
 func callerScope(key string) string { return "caller/" + key }
 func proxyScope(id string) string   { return "proxy/" + id }

@@ -1,6 +1,7 @@
 package translator
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/wattle-mesh/wattle/configs"
@@ -31,7 +32,8 @@ type part struct {
 type callerOut struct {
 	from      *mesh.Scope
 	listeners []*Resource
-	own       []part // its own of the services that it calls; only if it has a variant
+	own       []part                 // its own of the services that it calls; only if it has a variant
+	captured  map[captured]*Resource // those of listeners that calls by name take
 }
 
 // all lists the resources.
@@ -224,7 +226,7 @@ func (t *transaction) draftCaller(key string) *callerDraft {
 	}
 	d.now, d.scope = &callerOut{from: s}, &Scope{Name: callerScope(key)}
 	if old.from == s && !t.remake && !t.callsRetimed(s) {
-		d.now.listeners = old.listeners
+		d.now.listeners, d.now.captured = old.listeners, old.captured
 	} else {
 		d.listeners(t, s)
 	}
@@ -232,6 +234,9 @@ func (t *transaction) draftCaller(key string) *callerDraft {
 		if !u.Missing && s.Variant == "" {
 			d.scope.Uses = append(d.scope.Uses, portScope(u.Service, u.Port))
 		}
+	}
+	if s.Capture != nil && s.Variant == "" {
+		d.scope.Uses = append(d.scope.Uses, reachScope(s.Capture.Reach))
 	}
 	if s.Variant != "" {
 		t.isolate(d, s)
@@ -251,6 +256,30 @@ func (d *callerDraft) listeners(t *transaction, s *mesh.Scope) {
 			continue
 		}
 		d.now.listeners = append(d.now.listeners, r)
+	}
+	t.draftCapture(d, s)
+}
+
+// draftCapture adds what calls by name take.
+func (t *transaction) draftCapture(d *callerDraft, s *mesh.Scope) {
+	if s.Capture == nil {
+		return
+	}
+	add := func(all []*Resource, err error) {
+		if err != nil {
+			d.errs = append(d.errs, err)
+		}
+		d.now.listeners = append(d.now.listeners, all...)
+	}
+	var err error
+	d.now.captured, err = t.capturedListeners(s, d.old.captured)
+	add(slices.Collect(maps.Values(d.now.captured)), err)
+	if s.Capture.Mode == registry.Transparent {
+		add(t.redirectListeners(s))
+		if t.v.Mesh.OutboundTrafficPolicy != configs.RegistryOnly {
+			r, err := passed()
+			add([]*Resource{r}, err)
+		}
 	}
 }
 
@@ -386,7 +415,7 @@ func (t *transaction) plan(host string) {
 	if px == nil {
 		return
 	}
-	r, err := plan(px, t.v.On(host), t.v.Mesh.TrustDomain)
+	r, err := plan(px, t.v.On(host), t.v.Mesh)
 	if t.fail(err) {
 		return
 	}

@@ -35,6 +35,9 @@ func routes(r *mesh.Routes, at place, variant string) (*Resource, error) {
 		}
 		m.VirtualHosts = append(m.VirtualHosts, v)
 	}
+	if rest := p.others(r); rest != nil {
+		m.VirtualHosts = append(m.VirtualHosts, rest)
+	}
 	return p.encode(Key{Type: Route, Name: m.Name}, m, origin)
 }
 

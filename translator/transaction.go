@@ -19,6 +19,7 @@ type transaction struct {
 	remake bool // what every resource depends on has changed: nothing is kept
 
 	services  *iradix.Txn[*serviceOut]
+	reaches   *iradix.Txn[*reachOut]
 	callers   *iradix.Txn[*callerOut]
 	isolated  *iradix.Txn[[]registry.Name]
 	proxies   *iradix.Txn[*proxyOut]
@@ -37,13 +38,13 @@ func begin(prev *Output, v *mesh.View) *transaction {
 	full := remake || prev.gen != v.PrevGen
 	if prev == nil {
 		prev = &Output{
-			services: iradix.New[*serviceOut](), callers: iradix.New[*callerOut](), proxies: iradix.New[*proxyOut](),
+			services: iradix.New[*serviceOut](), reaches: iradix.New[*reachOut](), callers: iradix.New[*callerOut](), proxies: iradix.New[*proxyOut](),
 			isolated: iradix.New[[]registry.Name](), resources: iradix.New[*held](), scopes: iradix.New[*Scope](),
 		}
 	}
 	return &transaction{
 		v: v, prev: prev, full: full, remake: remake,
-		services: prev.services.Txn(), callers: prev.callers.Txn(), proxies: prev.proxies.Txn(),
+		services: prev.services.Txn(), reaches: prev.reaches.Txn(), callers: prev.callers.Txn(), proxies: prev.proxies.Txn(),
 		isolated: prev.isolated.Txn(), resources: prev.resources.Txn(), scopes: prev.scopes.Txn(),
 		touched: map[Key]bool{}, scoped: map[string]bool{}, proxied: map[string]bool{},
 	}
@@ -88,9 +89,13 @@ func (t *transaction) changedCallers() []string {
 
 // callsRetimed reports whether a listener of the scope has the idle timeout of a port whose idle timeout changed.
 func (t *transaction) callsRetimed(s *mesh.Scope) bool {
-	return slices.ContainsFunc(s.Upstreams, func(u *mesh.ScopeUpstream) bool {
-		return slices.Contains(t.retimed, mesh.ClusterRef{Service: u.Service, Port: u.Port})
-	})
+	retimed := func(n registry.Name, port uint16) bool {
+		return slices.Contains(t.retimed, mesh.ClusterRef{Service: n, Port: port})
+	}
+	return slices.ContainsFunc(s.Upstreams, func(u *mesh.ScopeUpstream) bool { return retimed(u.Service, u.Port) }) ||
+		s.Capture != nil && slices.ContainsFunc(s.Capture.Surface.Services, func(to *mesh.Reached) bool {
+			return to.Own() && slices.ContainsFunc(to.Ports, func(p mesh.ReachedPort) bool { return retimed(to.Service, p.Number) })
+		})
 }
 
 func (t *transaction) changedProxies() []string {
@@ -177,7 +182,7 @@ func (t *transaction) fail(err error) bool {
 func (t *transaction) finish() *Output {
 	o := &Output{
 		gen: t.v.Gen, mesh: *t.v.Mesh,
-		services: t.services.Commit(), callers: t.callers.Commit(), proxies: t.proxies.Commit(),
+		services: t.services.Commit(), reaches: t.reaches.Commit(), callers: t.callers.Commit(), proxies: t.proxies.Commit(),
 		isolated: t.isolated.Commit(), resources: t.resources.Commit(), scopes: t.scopes.Commit(),
 	}
 	c := &o.Changes

@@ -23,6 +23,7 @@ type Output struct {
 	gen       uint64 // of the view
 	mesh      configs.Mesh
 	services  *iradix.Tree[*serviceOut]     // by Name.String()
+	reaches   *iradix.Tree[*reachOut]       // by mesh.Reach.Key
 	callers   *iradix.Tree[*callerOut]      // by mesh.Scope.Key
 	isolated  *iradix.Tree[[]registry.Name] // callers with clusters of their own, by mesh.Scope.Key: the services whose changes change them; sorted
 	proxies   *iradix.Tree[*proxyOut]       // by proxy id
@@ -48,6 +49,9 @@ func Translate(prev *Output, v *mesh.View) (*Output, error) {
 	t := begin(prev, v)
 	for _, d := range onAllCores(t.changedServices(), t.draftService) {
 		t.putService(d)
+	}
+	for _, d := range onAllCores(t.changedReaches(), t.draftReach) {
+		t.putReach(d)
 	}
 	for _, d := range onAllCores(t.changedCallers(), t.draftCaller) {
 		t.putCaller(d)

@@ -57,10 +57,10 @@ func (w *world) resolve() *mesh.View {
 	return w.view
 }
 
-// fresh is the world's view made from nothing, with the mesh ports that the last one had.
+// fresh is the world's view made from nothing, with what the last one had allotted.
 func (w *world) fresh() *mesh.View {
 	cat := registry.Merge(nil, []registry.Set{{Name: "test", Services: byName(w.services)}}, nil)
-	v, _ := mesh.Resolve(&mesh.View{Ports: w.view.Ports}, cat, w.policy())
+	v, _ := mesh.Resolve(&mesh.View{Allotted: w.view.Allotted}, cat, w.policy())
 	return v
 }
 
@@ -165,6 +165,17 @@ func drawWorkload(t *rapid.T, s *registry.Service, h int) *registry.Workload {
 			Service: rapid.SampledFrom(someNames).Draw(t, "upstream"), Port: rapid.SampledFrom(somePorts).Draw(t, "upstream port"),
 			Bind: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(9000+i)), Origin: "hosts.hcl:2",
 		})
+	}
+	if rapid.Bool().Draw(t, "capture") {
+		w.Capture = &registry.Capture{
+			Mode:     rapid.SampledFrom([]registry.CaptureMode{registry.Loopback, registry.Transparent}).Draw(t, "mode"),
+			Services: []registry.Name{rapid.SampledFrom(append([]registry.Name{{Namespace: "default", Name: "*"}, {Namespace: "*", Name: "*"}}, someNames...)).Draw(t, "pattern")},
+		}
+		for i := range w.Upstreams {
+			if rapid.Bool().Draw(t, "by name") {
+				w.Upstreams[i].Bind = netip.AddrPort{}
+			}
+		}
 	}
 	return w
 }

@@ -43,6 +43,9 @@ const (
 	codeDefaultsProtocol     = "W2023"
 	codeUnweighed            = "W2024"
 	codeUnknownIdentity      = "W2025"
+	codeUnknownCaptured      = "W2026"
+	codeNoAddress            = "W2027"
+	codeBindInSlice          = "W2028"
 )
 
 // note is a diagnostic of one thing. What is suggested for a name that nobody knows depends on all others, so it

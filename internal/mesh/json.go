@@ -20,8 +20,10 @@ type (
 		Mesh     *configs.Mesh     `json:"mesh"`
 		Services []serviceJSON     `json:"services"`
 		Scopes   []scopeJSON       `json:"scopes"`
+		Reaches  []reachJSON       `json:"reaches,omitempty"`
 		Proxies  []proxyJSON       `json:"proxies"`
 		Ports    map[string]uint16 `json:"mesh_ports"`
+		Slices   map[string]uint16 `json:"capture_slices,omitempty"` // of scopes: their numbers
 	}
 	serviceJSON struct {
 		Name  string     `json:"service"`
@@ -79,6 +81,8 @@ type (
 		Identity  string         `json:"identity"`
 		Variant   string         `json:"variant,omitempty"`
 		Upstreams []upstreamJSON `json:"upstreams"`
+
+		Capture *scopeCaptureJSON `json:"capture,omitempty"`
 	}
 	upstreamJSON struct {
 		Service  string            `json:"service"`
@@ -135,10 +139,15 @@ func (v *View) MarshalJSON() ([]byte, error) {
 		Services: convert(slices.SortedFunc(values(v.Services), func(a, b *Service) int { return a.Name.Compare(b.Name) }), (*Service).json),
 		Scopes:   convert(slices.SortedFunc(values(v.Scopes), compareScopes), (*Scope).json),
 		Proxies:  convert(slices.Collect(values(v.Proxies)), (*Proxy).json),
+		Reaches:  convert(slices.Collect(values(v.Reaches)), (*Reach).json),
 		Ports:    map[string]uint16{},
+		Slices:   map[string]uint16{},
 	}
 	for k, port := range v.Ports {
 		out.Ports[k.String()] = port.MeshPort
+	}
+	for k, n := range v.Slices {
+		out.Slices[k.String()] = n
 	}
 	return json.Marshal(out)
 }
@@ -228,7 +237,7 @@ func (e Endpoint) json() endpointJSON {
 }
 
 func (s *Scope) json() scopeJSON {
-	return scopeJSON{Key: s.Key, Service: s.Service.String(), Identity: s.Identity, Variant: s.Variant, Upstreams: convert(s.Upstreams, (*ScopeUpstream).json)}
+	return scopeJSON{Key: s.Key, Service: s.Service.String(), Identity: s.Identity, Variant: s.Variant, Upstreams: convert(s.Upstreams, (*ScopeUpstream).json), Capture: s.Capture.json()}
 }
 
 func (u *ScopeUpstream) json() upstreamJSON {

@@ -32,12 +32,13 @@ func contents[T any](t *iradix.Tree[T]) map[string]T {
 // inside is everything in a view but its generations.
 func inside(v *View) map[string]any {
 	return map[string]any{
-		"mesh": v.Mesh, "ports": v.Ports,
-		"services": contents(v.Services), "scopes": contents(v.Scopes), "proxies": contents(v.Proxies),
+		"mesh": v.Mesh, "allotted": v.Allotted,
+		"services": contents(v.Services), "scopes": contents(v.Scopes), "proxies": contents(v.Proxies), "reaches": contents(v.Reaches),
 		"amended": contents(v.s.amended), "steered": contents(v.s.steered), "ruled": contents(v.s.ruled), "attached": contents(v.s.attached),
 		"sources": contents(v.s.sources), "users": contents(v.s.users), "workloads": contents(v.s.workloads),
 		"onHost": contents(v.s.onHost), "atAddress": contents(v.s.atAddress), "callers": contents(v.s.callers),
 		"members": contents(v.s.members), "outside": contents(v.s.outside), "runOn": contents(v.s.runOn),
+		"reachers": contents(v.s.reachers), "reachedBy": contents(v.s.reachedBy),
 		"notes": contents(v.s.notes), "list": v.s.list,
 	}
 }
@@ -113,7 +114,7 @@ func TestAViewMadeStepByStepEqualsOneMadeFromNothing(t *testing.T) {
 			if !bytes.Equal(before, encoded(t, view)) {
 				t.Fatalf("%s: the view before was written to", what)
 			}
-			fresh, want := Resolve(&View{Ports: view.Ports}, cat, pol)
+			fresh, want := Resolve(&View{Allotted: view.Allotted}, cat, pol)
 			requireSame(t, what, next, fresh)
 			if a, b := encoded(t, next), encoded(t, fresh); !bytes.Equal(a, b) {
 				t.Fatalf("%s: JSON differs: %s", what, cmp.Diff(string(b), string(a)))
@@ -147,6 +148,7 @@ func requireLineage(t *rapid.T, what string, was, now *View) {
 	}
 	requireChanged(t, what, was.Services, now.Services, names(now.Changed.Services))
 	requireChanged(t, what, was.Scopes, now.Scopes, now.Changed.Scopes)
+	requireChanged(t, what, was.Reaches, now.Reaches, now.Changed.Reaches)
 	requireChanged(t, what, was.Proxies, now.Proxies, now.Changed.Proxies)
 }
 
@@ -192,7 +194,7 @@ func TestTheOrderInWhichThingsCameDoesNotCount(t *testing.T) {
 		// The same world, thing after thing in another order. Ports are given, for these are first come, first served.
 		part := newWorld()
 		part.mesh = w.mesh
-		view := &View{Ports: want.Ports}
+		view := &View{Allotted: want.Allotted}
 		var cat *registry.Catalog
 		var adds []func()
 		for n, s := range w.services {
@@ -222,7 +224,7 @@ func TestTheOrderInWhichThingsCameDoesNotCount(t *testing.T) {
 		for _, add := range rapid.Permutation(adds).Draw(t, "order") {
 			add()
 			cat = part.catalog(cat)
-			view, diags = Resolve(&View{Ports: want.Ports, Mesh: view.Mesh, Services: view.Services, Scopes: view.Scopes, Proxies: view.Proxies, Gen: view.Gen, s: view.s}, cat, part.policy())
+			view, diags = Resolve(&View{Allotted: want.Allotted, Mesh: view.Mesh, Services: view.Services, Scopes: view.Scopes, Reaches: view.Reaches, Proxies: view.Proxies, Gen: view.Gen, s: view.s}, cat, part.policy())
 		}
 		requireSame(t, "another order", view, want)
 		if !slices.Equal(diags, wantDiags) {

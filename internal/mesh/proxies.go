@@ -135,7 +135,8 @@ func (r *resolver) bindConflicts(host string, keys []string, gateways []registry
 			}
 		}
 	}
-	for _, s := range r.callersOn(keys) {
+	scopes := r.callersOn(keys)
+	for _, s := range scopes {
 		for _, u := range s.Upstreams {
 			all = append(all, claim{u.Bind, u.Socket, claimant{s.Service.String(), u.Origin, "upstream", "bind"}})
 		}
@@ -144,7 +145,7 @@ func (r *resolver) bindConflicts(host string, keys []string, gateways []registry
 	slices.SortStableFunc(all, func(a, b claim) int {
 		return cmp.Or(a.bind.Compare(b.bind), strings.Compare(a.socket, b.socket))
 	})
-	var notes []note
+	notes := captureConflicts(host, scopes, all)
 	said := map[[2]claimant]bool{}
 	for i, first := 1, 0; i < len(all); i++ {
 		a, b := all[first], all[i]

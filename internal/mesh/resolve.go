@@ -15,16 +15,18 @@ import (
 // only the policy can have caused is an error; what a registry or an agent can cause is a warning.
 //
 // prev makes it cheap: only what changed since, and what depends on it, is resolved again, and the rest keeps
-// its pointer. The result does not depend on prev but for the mesh ports, which workloads keep. prev may be
-// nil, or have only Ports. Nothing of prev is changed.
+// its pointer. The result does not depend on prev but for what is Allotted, which is kept. prev may be
+// nil, or have only that. Nothing of prev is changed.
 func Resolve(prev *View, cat *registry.Catalog, pol *configs.Policy) (*View, configs.Diagnostics) {
 	r := newResolver(prev, cat, pol)
 	r.catalogChanges()
 	r.policyChanges()
 	r.placeWorkloads()
+	r.placeSlices()
 	r.spread()
 	r.resolveRoutes()
 	r.resolveServices()
+	r.resolveReaches()
 	r.resolveScopes()
 	r.resolveProxies()
 	return r.finish()
@@ -40,14 +42,25 @@ type resolver struct {
 
 	services    table[*Service]
 	scopes      table[*Scope]
+	reaches     table[*Reach]
 	proxies     table[*Proxy]
 	ports       Allotment
 	portsCopied bool // else ports is the old view's
 	changed     struct {
 		services []registry.Name
 		scopes   []string
+		reaches  []string
 		proxies  []string
 	}
+
+	slices          Slices
+	slicesCopied    bool
+	addresses       Addresses
+	addressesCopied bool
+	reachers        index[string]
+	reachedBy       index[string]
+	slicing         map[string]bool // hosts whose slices must be allotted
+	rereach         map[string]bool // reaches that workloads joined or left
 
 	amended   table[*registry.Service]
 	steered   index[*configs.VirtualService]
@@ -95,16 +108,18 @@ func newResolver(prev *View, cat *registry.Catalog, pol *configs.Policy) *resolv
 	case prev == nil:
 		r.old = &View{}
 	case prev.s == nil || !sameSettings(prev.Mesh, pol.Mesh):
-		r.old = &View{Ports: prev.Ports, Gen: prev.Gen}
+		r.old = &View{Allotted: prev.Allotted, Gen: prev.Gen}
 	}
 	r.was = r.old.s
-	r.ports = r.old.Ports
+	r.ports, r.slices, r.addresses = r.old.Ports, r.old.Slices, r.old.Addresses
 	if r.was == nil {
 		r.fresh = true
-		r.ports = nil
+		r.ports, r.slices, r.addresses = nil, nil, nil
 		r.was = &state{catalog: &registry.Catalog{Services: iradix.New[*registry.Service]()}, policy: &configs.Policy{}}
 	}
 	r.services, r.scopes, r.proxies = tableOf(r.old.Services), tableOf(r.old.Scopes), tableOf(r.old.Proxies)
+	r.reaches = tableOf(r.old.Reaches)
+	r.reachers, r.reachedBy = stringIndex(r.was.reachers), stringIndex(r.was.reachedBy)
 	r.amended = tableOf(r.was.amended)
 	r.steered = indexOf(r.was.steered, compareVirtualServices)
 	r.ruled = indexOf(r.was.ruled, compareRules)
@@ -123,6 +138,7 @@ func newResolver(prev *View, cat *registry.Catalog, pol *configs.Policy) *resolv
 	r.hosts = map[string]bool{}
 	r.seated = map[string]bool{}
 	r.rescope, r.rekeyed = map[string]bool{}, map[string]bool{}
+	r.slicing, r.rereach = map[string]bool{}, map[string]bool{}
 	r.copied = map[string]*Workload{}
 	if !r.fresh {
 		for _, k := range r.old.advanced {
@@ -195,9 +211,10 @@ func (r *resolver) finish() (*View, configs.Diagnostics) {
 		Services: r.services.done(),
 		Scopes:   r.scopes.done(),
 		Proxies:  r.proxies.done(),
-		Ports:    r.ports,
+		Reaches:  r.reaches.done(),
+		Allotted: Allotted{Ports: r.ports, Slices: r.slices, Addresses: r.addresses},
 		Gen:      r.old.Gen + 1,
-		Changed:  Changed{Services: r.changed.services, Scopes: r.changed.scopes, Proxies: r.changed.proxies},
+		Changed:  Changed{Services: r.changed.services, Scopes: r.changed.scopes, Reaches: r.changed.reaches, Proxies: r.changed.proxies},
 	}
 	if !r.fresh {
 		v.PrevGen = r.old.Gen
@@ -205,8 +222,15 @@ func (r *resolver) finish() (*View, configs.Diagnostics) {
 	if v.Ports == nil {
 		v.Ports = Allotment{}
 	}
+	if v.Slices == nil {
+		v.Slices = Slices{}
+	}
+	if v.Addresses == nil {
+		v.Addresses = Addresses{}
+	}
 	slices.SortFunc(v.Changed.Services, registry.Name.Compare)
 	slices.Sort(v.Changed.Scopes)
+	slices.Sort(v.Changed.Reaches)
 	slices.Sort(v.Changed.Proxies)
 	v.s = &state{
 		catalog: r.cat, amended: r.amended.done(), policy: r.pol,
@@ -214,6 +238,7 @@ func (r *resolver) finish() (*View, configs.Diagnostics) {
 		sources: r.sources.done(), users: r.users.done(),
 		workloads: r.workloads.done(), onHost: r.onHost.done(), atAddress: r.atAddress.done(),
 		callers: r.callers.done(), members: r.members.done(), outside: r.outside.done(), runOn: r.runOn.done(),
+		reachers: r.reachers.done(), reachedBy: r.reachedBy.done(),
 		notes: r.notes.done(), list: r.was.list,
 	}
 	if r.fresh || r.renamed || v.s.notes != r.was.notes {

@@ -74,7 +74,7 @@ func TestAnInstanceKeepsItsMeshPortWhileOthersComeAndGo(t *testing.T) {
 	if portOf(v, "a") != 7445 || portOf(v, "d") != 7443 {
 		t.Fatalf("the port of one that just left is not the last to be given: %v", v.Ports)
 	}
-	restarted, _ := Resolve(&View{Ports: v.Ports}, w.catalog(nil), w.policy())
+	restarted, _ := Resolve(&View{Allotted: v.Allotted}, w.catalog(nil), w.policy())
 	if fmt.Sprint(restarted.Ports) != fmt.Sprint(v.Ports) {
 		t.Fatalf("after a restart the ports are %v, not %v", restarted.Ports, v.Ports)
 	}
@@ -136,6 +136,26 @@ func TestEveryDiagnostic(t *testing.T) {
 			w.services[reviews] = service(reviews, "h1")
 			for _, n := range []registry.Name{web, reviews} {
 				w.services[n].Endpoints[0].Workload.Upstreams = []registry.Upstream{{Service: web, Bind: netip.MustParseAddrPort("127.0.0.1:9000"), Origin: n.Name + ".hcl:1"}}
+			}
+		}},
+		{codeNoAddress, `no addresses are left on host h1 for the calls of h1/default/web by name`, func(w *world) {
+			for i := range sliceCount + 1 {
+				n := registry.Name{Namespace: "default", Name: fmt.Sprintf("a%d", i)}
+				if i == sliceCount {
+					n = web
+				}
+				w.services[n] = service(n, "h1")
+				w.services[n].Endpoints[0].Workload.Capture = &registry.Capture{Mode: registry.Loopback}
+			}
+		}},
+		{codeNoAddress, `no address is left for calls of service "shop/z" by name`, func(w *world) {
+			w.services[web].Endpoints[0].Workload.Capture = &registry.Capture{Mode: registry.Loopback, Services: []registry.Name{{Namespace: "shop", Name: registry.Any}}}
+			for i := range addressCount + 1 {
+				n := registry.Name{Namespace: "shop", Name: fmt.Sprintf("a%d", i)}
+				if i == addressCount {
+					n.Name = "z"
+				}
+				w.services[n] = &registry.Service{Name: n, Ports: []registry.Port{{Number: 80, Protocol: registry.TCP}}, Origin: n.Name + ".hcl:1"}
 			}
 		}},
 		{codeForeignWorkload, `endpoint 10.0.0.1:80 of service "reviews" is the workload h1/default/web, which has another identity or port`, func(w *world) {

@@ -62,7 +62,7 @@ func (r *resolver) makeScope(key string, found map[string]resolvedScope) {
 		first = r.resolveScope(r.workloads.get(members[0]))
 	}
 	now := first.scope
-	if was != nil && slices.EqualFunc(was.Upstreams, now.Upstreams, func(a, b *ScopeUpstream) bool { return *a == *b }) {
+	if was != nil && slices.EqualFunc(was.Upstreams, now.Upstreams, func(a, b *ScopeUpstream) bool { return *a == *b }) && sameCapture(was.Capture, now.Capture) {
 		now = was
 	} else {
 		r.scopes.put(key, now)
@@ -83,12 +83,15 @@ type resolvedScope struct {
 }
 
 func (r *resolver) resolveScope(w *Workload) resolvedScope {
-	s := &Scope{Service: w.Service, Identity: w.Identity, Variant: variantOf(w.Workload), Upstreams: make([]*ScopeUpstream, len(w.Upstreams))}
+	s := &Scope{Service: w.Service, Identity: w.Identity, Variant: variantOf(w.Workload), Upstreams: make([]*ScopeUpstream, 0, len(w.Upstreams)), Capture: r.scopeCapture(w)}
 	upstreams := make([]ScopeUpstream, len(w.Upstreams))
-	var notes []note
+	notes := r.captureNotes(w)
 	for i, u := range w.Upstreams {
+		if !u.Bound() {
+			continue
+		}
 		upstreams[i] = ScopeUpstream{Service: u.Service, Port: u.Port, Protocol: registry.HTTP, Bind: u.Bind, Socket: u.Socket, Missing: true, Origin: u.Origin}
-		s.Upstreams[i] = &upstreams[i]
+		s.Upstreams = append(s.Upstreams, &upstreams[i])
 		to := r.service(u.Service)
 		if to == nil {
 			notes = append(notes, unknownUpstream(w, u))
@@ -106,6 +109,9 @@ func (r *resolver) resolveScope(w *Workload) resolvedScope {
 	return resolvedScope{s, notes}
 }
 
+// sameCapture compares captures of one key.
+func sameCapture(a, b *ScopeCapture) bool { return a == b || a != nil && b != nil && *a == *b }
+
 func compareUpstreams(a, b *ScopeUpstream) int {
 	return cmp.Or(a.Service.Compare(b.Service), cmp.Compare(a.Port, b.Port), a.Bind.Compare(b.Bind), strings.Compare(a.Socket, b.Socket), strings.Compare(a.Origin, b.Origin))
 }
@@ -118,6 +124,11 @@ const scopeKeyLength = 32
 func scopeKey(s *Scope) string {
 	var bind [64]byte
 	b := make([]byte, 0, 128+96*len(s.Upstreams))
+	if c := s.Capture; c != nil { // begins otherwise than what follows. What is in the reach does not count: it changes
+		b = appendText(append(b, 0), c.Mode)
+		b = appendText(b, c.Slice.String())
+		b = appendText(b, c.Reach)
+	}
 	b = appendText(b, s.Service.Namespace)
 	b = appendText(b, s.Service.Name)
 	b = appendText(b, s.Identity)

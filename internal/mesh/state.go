@@ -29,10 +29,13 @@ type state struct {
 	workloads *iradix.Tree[*Workload]
 	onHost    *iradix.Tree[[]string]        // host -> workloads
 	atAddress *iradix.Tree[[]string]        // address of a host -> workloads
-	callers   *iradix.Tree[[]string]        // service -> workloads that have it as an upstream
+	callers   *iradix.Tree[[]string]        // service -> workloads that name it as one that they call
 	members   *iradix.Tree[[]string]        // scope -> workloads
 	outside   *iradix.Tree[[]registry.Name] // address -> services with an endpoint there that no workload stands for
 	runOn     *iradix.Tree[[]registry.Name] // host -> gateways
+
+	reachers  *iradix.Tree[[]string] // reach -> workloads
+	reachedBy *iradix.Tree[[]string] // service, or pattern -> reaches that want it
 
 	notes *iradix.Tree[[]note] // what is wrong, by the thing that was resolved
 	list  configs.Diagnostics  // of notes, as Resolve returned it

@@ -3,6 +3,7 @@
 package mesh
 
 import (
+	"maps"
 	"net/netip"
 	"strings"
 
@@ -19,7 +20,8 @@ type View struct {
 	Services *iradix.Tree[*Service] // by Name.String()
 	Scopes   *iradix.Tree[*Scope]   // by Scope.Key
 	Proxies  *iradix.Tree[*Proxy]   // by Proxy.ID
-	Ports    Allotment              // the mesh ports of each workload
+	Reaches  *iradix.Tree[*Reach]   // by Reach.Key
+	Allotted
 
 	Gen     uint64 // grows by one with every Resolve; never zero
 	PrevGen uint64 // the view that Changed is relative to; zero: none, everything may differ
@@ -29,11 +31,25 @@ type View struct {
 	advanced []registry.WorkloadKey // whose Ports Advance changed
 }
 
+// Allotted is what workloads and services keep once it was given to them. The pipeline stores it, so that a restarted
+// server gives the same.
+type Allotted struct {
+	Ports     Allotment // the mesh port of each workload
+	Slices    Slices    // of the addresses for capture: the number of each captured workload's
+	Addresses Addresses // of services that are called by name, in each slice
+}
+
+// Equal reports whether two are the same.
+func (a Allotted) Equal(b Allotted) bool {
+	return maps.Equal(a.Ports, b.Ports) && maps.Equal(a.Slices, b.Slices) && maps.Equal(a.Addresses, b.Addresses)
+}
+
 // Changed names what differs from the view PrevGen: what appeared, what has another pointer, and what is gone
 // (look it up to see which). What it does not name kept its pointer. Sorted.
 type Changed struct {
 	Services []registry.Name
 	Scopes   []string // keys
+	Reaches  []string // keys
 	Proxies  []string // ids
 }
 
@@ -42,6 +58,9 @@ func (v *View) Service(n registry.Name) *Service { return lookup(v.Services, n.S
 
 // Scope returns the scope with this key, or nil.
 func (v *View) Scope(key string) *Scope { return lookup(v.Scopes, key) }
+
+// Reach returns the reach with this key, or nil.
+func (v *View) Reach(key string) *Reach { return lookup(v.Reaches, key) }
 
 // Proxy returns the proxy with this id, or nil. A host's name alone stands for its host proxy.
 func (v *View) Proxy(id string) *Proxy {
@@ -85,11 +104,21 @@ type ClusterRef struct {
 	Subset  string
 }
 
-// Routes is the resolved HTTP routing of one service port, or of one gateway server.
+// Routes is the resolved HTTP routing of one service port, of one gateway server, or of one port of a reach.
 type Routes struct {
 	Name         string         // of the route configuration
 	VirtualHosts []*VirtualHost // in order; callers of a service have one with the domain "*"
+	Others       Others         // requests to hosts that no virtual host has
 }
+
+// Others says what happens to requests to other hosts. Zero: what Envoy does, 404.
+type Others string
+
+// What may happen to them.
+const (
+	Refused Others = "refused" // 404 with a reason
+	Passed  Others = "passed"  // they go where they were sent
+)
 
 // VirtualHost is the rules for some domains.
 type VirtualHost struct {
@@ -145,11 +174,12 @@ type Endpoint struct {
 
 // Scope is what one kind of caller needs: an identity and its upstreams. Equal workloads on many hosts share one.
 type Scope struct {
-	Key       string        // content hash of the fields below, but for the Origins
+	Key       string        // content hash of the fields below, but for the Origins and what is in the reach
 	Service   registry.Name // the caller; its identity is spiffe://td/ns/<namespace>/svc/<name>
 	Identity  string
 	Variant   string           // of the clusters that its calls go to, which it shares with nobody; empty: those that all share
 	Upstreams []*ScopeUpstream // sorted by service, port, bind
+	Capture   *ScopeCapture    // nil: it has no capture
 }
 
 // ScopeUpstream is one listener of a caller.

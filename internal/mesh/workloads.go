@@ -16,24 +16,42 @@ func (r *resolver) workloadChanged(was, now *registry.Workload) {
 		r.hosts[was.Host.Name] = true
 		r.onHost.remove(was.Host.Name, key)
 		r.atAddress.remove(was.Host.Address.String(), key)
-		for _, u := range was.Upstreams {
-			r.callers.remove(u.Service.String(), key)
+		for _, n := range calledBy(was) {
+			r.callers.remove(n.String(), key)
 		}
 		r.touchAddress(was.Host)
 		r.seated[was.Host.Name] = true
+		r.captureEnds(was)
 	}
 	if now != nil {
 		key := now.Key().String()
 		r.hosts[now.Host.Name] = true
 		r.onHost.add(now.Host.Name, key)
 		r.atAddress.add(now.Host.Address.String(), key)
-		for _, u := range now.Upstreams {
-			r.callers.add(u.Service.String(), key)
+		for _, n := range calledBy(now) {
+			r.callers.add(n.String(), key)
 		}
 		r.touchAddress(now.Host)
 		r.seated[now.Host.Name] = true
+		r.captureBegins(now)
 	}
 	r.replaceWorkload(was, now)
+}
+
+// calledBy lists the services that a workload says it calls, but for those that a pattern stands for.
+func calledBy(w *registry.Workload) []registry.Name {
+	var out []registry.Name
+	for _, u := range w.Upstreams {
+		out = append(out, u.Service)
+	}
+	if w.Capture != nil {
+		for _, n := range w.Capture.Services {
+			if n.Name != registry.Any {
+				out = append(out, n)
+			}
+		}
+	}
+	return out
 }
 
 // replaceWorkload writes the workload itself. It keeps its mesh port and scope until these are looked at.
@@ -44,6 +62,7 @@ func (r *resolver) replaceWorkload(was, now *registry.Workload) {
 		r.workloads.drop(key)
 		r.note("ports "+key, nil)
 		delete(r.writablePorts(), was.Key())
+		r.setSlice(was.Key(), 0, false)
 		return
 	}
 	w := r.own(now.Key().String())
@@ -69,7 +88,7 @@ func (r *resolver) own(key string) *Workload {
 
 func sameWorkload(a, b *registry.Workload) bool {
 	return a.Host == b.Host && a.Service == b.Service && a.Instance == b.Instance && a.Unit == b.Unit && a.Origin == b.Origin && a.Sidecar == b.Sidecar && a.Isolate == b.Isolate &&
-		slices.Equal(a.Ports, b.Ports) && slices.Equal(a.Upstreams, b.Upstreams) && slices.Equal(a.Checks, b.Checks)
+		slices.Equal(a.Ports, b.Ports) && slices.Equal(a.Upstreams, b.Upstreams) && slices.Equal(a.Checks, b.Checks) && a.Capture.Equal(b.Capture)
 }
 
 // touchAddress has those services looked at that have endpoints at a host's address without being workloads there.

@@ -266,7 +266,26 @@ func drawWorkload(t *rapid.T, s *registry.Service) *registry.Workload {
 			Bind: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(9000+i)), Origin: drawOrigin(t),
 		})
 	}
+	if rapid.Bool().Draw(t, "capture") {
+		w.Capture = drawCapture(t)
+		for i := range w.Upstreams {
+			if rapid.Bool().Draw(t, "by name") {
+				w.Upstreams[i].Bind = netip.AddrPort{}
+			}
+		}
+	}
 	return w
+}
+
+func drawCapture(t *rapid.T) *registry.Capture {
+	some := append([]registry.Name{{Namespace: "default", Name: "*"}, {Namespace: "shop", Name: "*"}, {Namespace: "*", Name: "*"}}, someNames...)
+	c := &registry.Capture{
+		Mode:     rapid.SampledFrom([]registry.CaptureMode{registry.Loopback, registry.Transparent}).Draw(t, "mode"),
+		Services: rapid.SliceOfNDistinct(rapid.SampledFrom(some), 0, 2, rapid.ID).Draw(t, "patterns"),
+		Origin:   drawOrigin(t),
+	}
+	slices.SortFunc(c.Services, registry.Name.Compare)
+	return c
 }
 
 func drawRefs(t *rapid.T) []configs.ServiceRef {

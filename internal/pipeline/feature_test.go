@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -356,9 +355,9 @@ func (l lines) Write(b []byte) (int, error) {
 
 // numbers are revisions that no store keeps.
 type numbers struct {
-	n     uint64
-	hash  string
-	ports mesh.Allotment
+	n        uint64
+	hash     string
+	allotted mesh.Allotted
 }
 
 func (n *numbers) Revision(hash string) (uint64, error) {
@@ -368,5 +367,5 @@ func (n *numbers) Revision(hash string) (uint64, error) {
 	return n.n, nil
 }
 
-func (n *numbers) Allotment() (mesh.Allotment, error)      { return n.ports, nil }
-func (n *numbers) SetAllotment(ports mesh.Allotment) error { n.ports = maps.Clone(ports); return nil }
+func (n *numbers) Allotted() (mesh.Allotted, error)  { return n.allotted, nil }
+func (n *numbers) SetAllotted(a mesh.Allotted) error { n.allotted = a; return nil }

@@ -27,8 +27,8 @@ const (
 type Revisions interface {
 	// Revision returns the number of the policy with this content hash: the last one's if it is the same, else the next.
 	Revision(hash string) (uint64, error)
-	Allotment() (mesh.Allotment, error)
-	SetAllotment(mesh.Allotment) error
+	Allotted() (mesh.Allotted, error)
+	SetAllotted(mesh.Allotted) error
 }
 
 // Registries is where catalogs come from; *registry.Aggregator is one.

@@ -315,8 +315,8 @@ func (r *revisions) Revision(hash string) (uint64, error) {
 	return r.n, nil
 }
 
-func (r *revisions) Allotment() (mesh.Allotment, error) { return nil, nil }
-func (r *revisions) SetAllotment(mesh.Allotment) error  { return nil }
+func (r *revisions) Allotted() (mesh.Allotted, error) { return mesh.Allotted{}, nil }
+func (r *revisions) SetAllotted(mesh.Allotted) error  { return nil }
 
 type buffer struct {
 	mu sync.Mutex

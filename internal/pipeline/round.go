@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -35,11 +34,11 @@ type round struct {
 }
 
 func newRound(l *Loop) (*round, error) {
-	ports, err := l.o.Revisions.Allotment()
+	allotted, err := l.o.Revisions.Allotted()
 	if err != nil {
-		return nil, fmt.Errorf("read the allotted mesh ports: %w", err)
+		return nil, fmt.Errorf("read what was allotted: %w", err)
 	}
-	return &round{l: l, loader: configs.NewLoader(l.o.Config), state: State{View: &mesh.View{Ports: ports}, Step: l.State().Step}, pacer: pacer{gap: l.o.Pace}}, nil
+	return &round{l: l, loader: configs.NewLoader(l.o.Config), state: State{View: &mesh.View{Allotted: allotted}, Step: l.State().Step}, pacer: pacer{gap: l.o.Pace}}, nil
 }
 
 // run brings a new policy into force if there is one and it is good; else the world's changes with the policy
@@ -197,9 +196,9 @@ func (r *round) commit(next *State, diags configs.Diagnostics, began time.Time) 
 	if !next.Rejected {
 		next.Diagnostics = r.warned
 	}
-	if !maps.Equal(next.View.Ports, r.state.View.Ports) {
-		if err := r.l.o.Revisions.SetAllotment(next.View.Ports); err != nil {
-			r.l.o.Log.Error("keep the allotted mesh ports", "error", err)
+	if !next.View.Allotted.Equal(r.state.View.Allotted) {
+		if err := r.l.o.Revisions.SetAllotted(next.View.Allotted); err != nil {
+			r.l.o.Log.Error("keep what was allotted", "error", err)
 		}
 	}
 	r.pacer.note(&r.state, next, began)

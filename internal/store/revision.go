@@ -1,15 +1,11 @@
 package store
 
 import (
-	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"time"
 
 	"go.etcd.io/bbolt"
-
-	"github.com/wattle-mesh/wattle/internal/mesh"
-	"github.com/wattle-mesh/wattle/registry"
 )
 
 // keptRevisions bounds how many revisions are remembered.
@@ -56,59 +52,3 @@ func (s *Store) last() (r Revision, err error) {
 func (s *Store) Revisions() ([]Revision, error) { return all[Revision](s.db, revisionBucket) }
 
 func numberKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
-
-// allotted is where one workload is served.
-type allotted struct {
-	Host     string        `json:"host"`
-	Service  registry.Name `json:"service"`
-	Instance string        `json:"instance,omitempty"`
-	Proxy    string        `json:"proxy,omitempty"` // none: "host"
-	Port     uint16        `json:"port"`
-	Other    mesh.Seat     `json:"other,omitzero"`
-}
-
-// sharedProxy serves the workloads of a host that have no proxy of their own.
-const sharedProxy = "host"
-
-// Allotment returns the mesh ports that were given to workloads.
-func (s *Store) Allotment() (mesh.Allotment, error) {
-	list, err := all[allotted](s.db, portBucket)
-	out := make(mesh.Allotment, len(list))
-	for _, a := range list {
-		out[registry.WorkloadKey{Host: a.Host, Service: a.Service, Instance: a.Instance}] =
-			mesh.Seats{Proxy: cmp.Or(a.Proxy, sharedProxy), MeshPort: a.Port, Other: a.Other}
-	}
-	return out, err
-}
-
-// SetAllotment replaces the mesh ports that were given to workloads. Only what differs is written.
-func (s *Store) SetAllotment(ports mesh.Allotment) error {
-	return s.update(func(tx *bbolt.Tx) error {
-		b := tx.Bucket([]byte(portBucket))
-		keep := make(map[string]bool, len(ports))
-		for k, seats := range ports {
-			key := k.String()
-			keep[key] = true
-			a := allotted{k.Host, k.Service, k.Instance, seats.Proxy, seats.MeshPort, seats.Other}
-			if was, ok, err := get[allotted](tx, portBucket, []byte(key)); err == nil && ok && was == a {
-				continue
-			}
-			if err := put(tx, portBucket, []byte(key), a); err != nil {
-				return err
-			}
-		}
-		var gone [][]byte
-		err := b.ForEach(func(k, _ []byte) error {
-			if !keep[string(k)] {
-				gone = append(gone, append([]byte(nil), k...))
-			}
-			return nil
-		})
-		for _, k := range gone {
-			if err == nil {
-				err = b.Delete(k)
-			}
-		}
-		return err
-	})
-}

@@ -25,6 +25,8 @@ const (
 	reportBucket   = "reports"   // by node
 	revisionBucket = "revisions" // by number, big endian
 	portBucket     = "ports"     // by workload
+	sliceBucket    = "slices"    // by workload
+	addressBucket  = "addresses" // by namespace/service
 	endpointBucket = "endpoints" // by namespace/service/instance
 	leftBucket     = "left"      // by node
 )
@@ -102,7 +104,7 @@ func (s *Store) open(file string) error {
 
 // prepare makes the buckets, and the store's id the first time.
 func (s *Store) prepare(tx *bbolt.Tx) error {
-	for _, name := range []string{metaBucket, tokenBucket, nodeBucket, reportBucket, revisionBucket, portBucket, endpointBucket, leftBucket} {
+	for _, name := range []string{metaBucket, tokenBucket, nodeBucket, reportBucket, revisionBucket, portBucket, sliceBucket, addressBucket, endpointBucket, leftBucket} {
 		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return err
 		}

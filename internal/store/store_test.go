@@ -273,25 +273,32 @@ func TestRevisions(t *testing.T) {
 	}
 }
 
-func TestMeshPortsStay(t *testing.T) {
+func TestWhatWasAllottedStays(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	s := open(t, dir)
 	key := func(host, instance string) registry.WorkloadKey {
 		return registry.WorkloadKey{Host: host, Service: registry.Name{Namespace: "shop", Name: "reviews"}, Instance: instance}
 	}
+	db := registry.Name{Namespace: "shop", Name: "db"}
 	at := func(port uint16) mesh.Seats { return mesh.Seats{Proxy: "host", MeshPort: port} }
-	for _, want := range []mesh.Allotment{
-		{key("h1", ""): at(7443), key("h1", "a"): at(7444), key("h2", ""): at(7443)},
-		{key("h1", ""): at(7443), key("h1", "a"): at(7445)},
-		{key("h1", ""): {Proxy: "reviews", MeshPort: 7444, Other: mesh.Seat{Proxy: "host", Port: 7443, Leaving: true}}},
-		{},
+	for _, want := range []mesh.Allotted{
+		{
+			Ports:  mesh.Allotment{key("h1", ""): at(7443), key("h1", "a"): at(7444), key("h2", ""): at(7443)},
+			Slices: mesh.Slices{key("h1", ""): 0, key("h2", ""): 200}, Addresses: mesh.Addresses{db: 2, {Namespace: "default", Name: "db"}: 3},
+		},
+		{Ports: mesh.Allotment{key("h1", ""): at(7443), key("h1", "a"): at(7445)}, Slices: mesh.Slices{key("h1", ""): 1}, Addresses: mesh.Addresses{db: 4}},
+		{
+			Ports:  mesh.Allotment{key("h1", ""): {Proxy: "reviews", MeshPort: 7444, Other: mesh.Seat{Proxy: "host", Port: 7443, Leaving: true}}},
+			Slices: mesh.Slices{}, Addresses: mesh.Addresses{},
+		},
+		{Ports: mesh.Allotment{}, Slices: mesh.Slices{}, Addresses: mesh.Addresses{}},
 	} {
-		if err := s.SetAllotment(want); err != nil {
+		if err := s.SetAllotted(want); err != nil {
 			t.Fatal(err)
 		}
 		s = reopen(t, s, dir)
-		if got, err := s.Allotment(); err != nil || !reflect.DeepEqual(got, want) {
-			t.Errorf("ports %v, want %v: %v", got, want, err)
+		if got, err := s.Allotted(); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("allotted %v, want %v: %v", got, want, err)
 		}
 	}
 }

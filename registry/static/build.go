@@ -84,6 +84,7 @@ func (s source) build() []*registry.Endpoint {
 			Service: registry.Name(u.Service), Port: u.Port, Bind: u.Bind, Socket: u.Socket, Origin: u.Origin,
 		})
 	}
+	w.Capture = captureOf(s.Capture)
 	for _, c := range s.Checks {
 		w.Checks = append(w.Checks, registry.Check{
 			Type: c.Type, Port: c.Port, Path: c.Path, Interval: time.Duration(c.Interval), Timeout: time.Duration(c.Timeout),
@@ -111,6 +112,19 @@ func (s source) outside() []*registry.Endpoint {
 		})
 	}
 	return endpoints
+}
+
+func captureOf(c *configs.Capture) *registry.Capture {
+	if c == nil {
+		return nil
+	}
+	out := &registry.Capture{
+		Mode: registry.CaptureMode(c.Mode), User: c.User, ExcludeAddresses: c.ExcludeAddresses, ExcludePorts: c.ExcludePorts, Origin: c.Origin,
+	}
+	for _, ref := range c.Services {
+		out.Services = append(out.Services, registry.Name(ref))
+	}
+	return out
 }
 
 func portOf(p configs.ServicePort) registry.Port {
