@@ -86,5 +86,5 @@ var meshCodes = []Code{
 		"Bind upstreams to addresses of your own, or remove workloads with capture from the host."},
 	{"W2028", "a listener in the addresses of capture",
 		"On a host with captured workloads, an upstream or a gateway is bound to an address of 127.64.0.0/10, which is where calls by name arrive, or to the port where connections are redirected to. The host's Envoy takes only one of two listeners at one address. A warning.",
-		"Bind the upstream to another address: 127.0.0.1 and a port of your own."},
+		"Give it another address: 127.0.0.1 and a port of your own."},
 }
