@@ -15,7 +15,7 @@ func hostDiskFull(ctx context.Context, w *world) error {
 		}
 		err = w.change(ctx)
 		if err == nil {
-			w.alarm(ctx, "disk of a host full", w.caller.name+".*disk")
+			w.alarm(ctx, "disk of a host full", "ALARM disk.*"+w.caller.name)
 			_, err = w.caller.run(ctx, "systemctl", "restart", agentUnit)
 		}
 		if err == nil {
