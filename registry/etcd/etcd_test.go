@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -100,6 +101,36 @@ func values(services []*registry.Service) map[string]string {
 		}
 	}
 	return out
+}
+
+// TestWithANewerEtcd runs against etcd 3.7 what depends on the server; elsewhere it is Debian's.
+func TestWithANewerEtcd(t *testing.T) {
+	path, err := filepath.Abs("../../.bin/etcd-3.7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("ETCD", path)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T)
+	}{
+		{"conformance", TestConformance},
+		{"a lease that expires", TestALeaseThatExpiresTakesItsInstanceAlong},
+		{"kill -9 and restart", TestKill9AndRestartKeepTheSet},
+		{"a wiped cluster", TestAWipedClusterIsTakenAsItIs},
+		{"a compacted revision", TestACompactedRevisionIsReadAnew},
+		{"a watch from a compacted revision", TestAWatchFromACompactedRevisionEnds},
+		{"a member that is behind", TestAWatchAtAMemberThatIsBehindEnds},
+		{"a cluster that loses its leader", TestAClusterThatLosesMembersAndItsLeader},
+		{"passwords and tokens", TestPasswordsAndTokensChangeUnderARunningWatch},
+		{"client certificates", TestAClientCertificateIsAUserToo},
+		{"certificates that rotate", TestCertificatesRotateUnderARunningWatch},
+		{"a writer", TestWhatAWriterWritesASourceReads},
+		{"a writer's lease", TestALeaseThatNobodyKeepsEnds},
+		{"a writer's user", TestAWriterMayWhatItsUserMay},
+	} {
+		t.Run(test.name, test.run)
+	}
 }
 
 func TestALeaseThatExpiresTakesItsInstanceAlong(t *testing.T) {

@@ -33,6 +33,7 @@ type watcher struct {
 	from    int64     // the revision that was read
 	start   time.Time // of the watch
 	heard   time.Time // when the member said something last
+	behind  bool      // what it said last was of a revision before the one that was read
 	partial bool      // more fragments of an answer follow
 	pending bool      // something was taken in and not published
 }
@@ -177,7 +178,9 @@ func (w *watcher) take(a *pb.WatchResponse) error {
 		w.pending = true
 	}
 	w.partial = a.Fragment
-	if now := a.Header.Revision; now >= w.from {
+	now := a.Header.Revision
+	w.behind = now < w.from
+	if !w.behind {
 		w.store.revision = max(w.store.revision, now)
 	} else if time.Since(w.start) > w.probe+w.requestTimeout {
 		return errBehind // a member may lag for a moment; one that was wiped would for ever
@@ -208,6 +211,9 @@ func (w *watcher) check(stream pb.Watch_WatchClient, used *secrets) error {
 	}
 	silent := time.Since(w.heard)
 	if silent > w.probe+w.requestTimeout {
+		if w.behind { // newer members say nothing more to a watch that is ahead of them
+			return errBehind
+		}
 		return errSilent
 	}
 	if silent < w.probe/2 {

@@ -210,6 +210,9 @@ func brief(set []*registry.Service) string {
 		text := s.Name.String()
 		for _, e := range s.Endpoints {
 			text += " " + e.String()
+			if e.Health != "" {
+				text += " " + string(e.Health)
+			}
 		}
 		all = append(all, text)
 	}

@@ -91,8 +91,8 @@ func TestWhatAWriterWritesASourceReads(t *testing.T) {
 	if was, err := w.Delete(ctx, e.Service, e.Instance); err != nil || !was {
 		t.Errorf("%t, %v", was, err)
 	}
-	read.awaitSet("")
-	if c.leases(t) != before-1 {
+	read.awaitSet("shop/web [fd00::1]:8080 draining")
+	if c.leases(t) != before { // that of the farewell
 		t.Error("its lease is left")
 	}
 	if was, err := w.Delete(ctx, e.Service, e.Instance); err != nil || was {
