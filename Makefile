@@ -47,7 +47,7 @@ demo-registries: envoy etcd .bin/consul .bin/nomad build bin/bookinfo bin/demo-d
 	@examples/registries/run.sh
 
 .PHONY: test
-test: envoy etcd .bin/consul .bin/nomad ## Run all tests, with the race detector, real Envoys and real registries
+test: envoy etcd .bin/etcd-3.7 .bin/consul .bin/nomad ## Run all tests, with the race detector, real Envoys and real registries
 	@all=$$(go list $(PKG)); \
 	e2e=$$(grep '/test/e2e$$' <<<"$$all" || true); rest=$$(grep -v '/test/e2e$$' <<<"$$all" || true); \
 	[ -z "$$rest" ] || go test -race -timeout 20m $$rest; \
@@ -87,7 +87,7 @@ fuzz: ## Fuzz every fuzz target for FUZZTIME (20s)
 	done
 
 .PHONY: tools
-tools: envoy etcd .bin/staticcheck .bin/consul .bin/nomad ## Fetch Envoy 1.40.0 and etcd, build the linter, Consul and Nomad once, into the cache; link them from .bin
+tools: envoy etcd .bin/etcd-3.7 .bin/staticcheck .bin/consul .bin/nomad ## Fetch Envoy 1.40.0 and etcd, build the linter, a newer etcd, Consul and Nomad once, into the cache; link them from .bin
 
 .PHONY: envoy
 envoy:
@@ -100,6 +100,10 @@ etcd:
 .PHONY: .bin/staticcheck
 .bin/staticcheck:
 	@tools/gotool.sh staticcheck
+
+.PHONY: .bin/etcd-3.7
+.bin/etcd-3.7:
+	@tools/gotool.sh -C test/peers/etcd server=etcd-3.7
 
 .PHONY: .bin/consul
 .bin/consul:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Links the Go tools that are named, at the versions in the go.mod of tools/ or, with -C FOLDER, of another folder, as
-# .bin/NAME. Each is built once for a version of it and of Go, in the cache; without cgo unless CGO_ENABLED=1.
+# .bin/NAME, or with NAME=LINK as .bin/LINK. Each is built once for a version of it and of Go, in the cache; without cgo
+# unless CGO_ENABLED=1.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -12,9 +13,10 @@ fi
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/wattle
 mkdir -p "$cache" "$here/../.bin"
 
-for name; do
-	read -r path version < <(cd "$module" && go list -f '{{if eq .Name "main"}}{{.ImportPath}} {{.Module.Version}}{{end}}' tool | grep "/$name ") ||
-		{ echo "$name: $module/go.mod has no such tool" >&2; exit 1; }
+for arg; do
+	tool=${arg%%=*} name=${arg##*=}
+	read -r path version < <(cd "$module" && go list -f '{{if eq .Name "main"}}{{.ImportPath}} {{.Module.Version}}{{end}}' tool | grep -E "/$tool(/v[0-9]+)? ") ||
+		{ echo "$tool: $module/go.mod has no such tool" >&2; exit 1; }
 	file=$cache/$name-$version-$(go env GOVERSION)
 	if [[ ! -x $file ]]; then
 		echo "$name: building $version"
