@@ -54,6 +54,9 @@ func (a *Aggregator) Report(name string, ds []Diagnostic) {
 	a.tell(m, m.reported, ds)
 	m.reported = slices.Clone(ds)
 	m.mind()
+	if !m.since.IsZero() && !m.status.Snapshot.IsZero() {
+		m.release() // as after a failure
+	}
 }
 
 // mind notes since when the source cannot be read: it failed, or says itself that it cannot read a part of its

@@ -57,7 +57,8 @@ func (s *Source) Run(ctx context.Context, publish func([]*registry.Service)) err
 		policy, diags := loader.LoadRegistry(s.dir)
 		if diags.HasErrors() {
 			s.log.Debug("static registry folder does not load", "dir", s.dir, "errors", diags.Error())
-			s.tell(diags)
+			s.tell(diags, registry.Diagnostic{Severity: registry.Error, Code: registry.SourceFailed, Origin: s.name,
+				Summary: "the folder does not load, what its files said last is served", Detail: "Correct what is wrong with the files; it is read again at once."})
 			return
 		}
 		services := memo.Services(policy)
@@ -66,13 +67,13 @@ func (s *Source) Run(ctx context.Context, publish func([]*registry.Service)) err
 	})
 }
 
-// tell reports what is wrong with the files.
-func (s *Source) tell(ds configs.Diagnostics) {
+// tell reports what is wrong with the files, and what that comes to.
+func (s *Source) tell(ds configs.Diagnostics, sum ...registry.Diagnostic) {
 	ds = slices.Clone(ds)
 	for i := range ds {
 		ds[i].File = filepath.Join(s.name, ds[i].File)
 	}
-	s.report(Diagnostics(ds))
+	s.report(append(Diagnostics(ds), sum...))
 }
 
 // Diagnostics turns what is wrong with files into what is wrong with a registry.

@@ -277,7 +277,7 @@ func TestAFolderThatGoesAwayKeepsTheSet(t *testing.T) {
 	if st.Services != 1 || len(a.Sets()[0].Services) != 1 {
 		t.Errorf("%d services, want the last good set of 1", st.Services)
 	}
-	if len(st.Diagnostics) != 1 || st.Diagnostics[0].Origin != f.dir || !strings.Contains(st.Diagnostics[0].Summary, "cannot be read") {
+	if len(st.Diagnostics) != 2 || st.State != registry.Stale || st.Diagnostics[0].Origin != f.dir || !strings.Contains(st.Diagnostics[0].Summary, "cannot be read") {
 		t.Errorf("%+v", st.Diagnostics)
 	}
 }
