@@ -252,6 +252,10 @@ const (
 	maxLevel  = 1<<levelBits - 1
 )
 
+// SplitPriority says what an endpoint's priority in the catalog is made of: the place of its registry, if that is there for
+// failover, and what the registry itself says.
+func SplitPriority(p uint32) (failover, own uint32) { return p >> levelBits, p & maxLevel }
+
 // settle brings together what was heard.
 func (t *joint) settle() {
 	t.Priority = t.level<<levelBits | min(t.Priority, maxLevel)

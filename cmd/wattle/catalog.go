@@ -190,7 +190,7 @@ func writeDescribed(w io.Writer, d api.DescribedService) error {
 			used = "no: " + e.Idle
 		}
 		rows = append(rows, []string{place(e), fmt.Sprint(e.ServicePort), dash(strings.Join(e.Sources, ",")), since(e.Since),
-			fmt.Sprintf("%s, %s", e.Health, since(e.HealthSince)), string(e.Path), at, fmt.Sprint(e.Weight), fmt.Sprint(e.Priority), used})
+			fmt.Sprintf("%s, %s", e.Health, since(e.HealthSince)), string(e.Path), at, fmt.Sprint(e.Weight), priorityText(e.Priority), used})
 	}
 	if err := table(w, rows); err != nil {
 		return err
@@ -244,4 +244,16 @@ func labels(meta map[string]string) string {
 		out = append(out, fmt.Sprintf("%s=%q", k, meta[k]))
 	}
 	return strings.Join(out, " ")
+}
+
+// priorityText shows a priority as the operator wrote it: that of a registry with failover, and the registry's own.
+func priorityText(p uint32) string {
+	switch failover, own := registry.SplitPriority(p); {
+	case failover == 0:
+		return fmt.Sprint(own)
+	case own == 0:
+		return fmt.Sprintf("failover %d", failover)
+	default:
+		return fmt.Sprintf("failover %d, %d", failover, own)
+	}
 }

@@ -310,3 +310,11 @@ default/web   80/http    kept:1    1/1      0     1          0         0     1
 shop/db       5432/tcp   kept:1    0/1      0     1          0         0     0
 `, "catalog", "list")
 }
+
+func TestPrioritiesAreShownAsTheyWereWritten(t *testing.T) {
+	for p, want := range map[uint32]string{0: "0", 3: "3", 200 << 16: "failover 200", 200<<16 | 3: "failover 200, 3"} {
+		if got := priorityText(p); got != want {
+			t.Errorf("%d: %q, want %q", p, got, want)
+		}
+	}
+}

@@ -243,7 +243,7 @@ func differEndpoint(was, now api.DescribedEndpoint, differ func(endpoint, what, 
 		differ(at, "why", was.Why, now.Why, "")
 	}
 	differ(at, "weight", fmt.Sprint(was.Weight), fmt.Sprint(now.Weight), "")
-	differ(at, "priority", fmt.Sprint(was.Priority), fmt.Sprint(now.Priority), "")
+	differ(at, "priority", priorityText(was.Priority), priorityText(now.Priority), "")
 	differ(at, "locality", location(was.Locality), location(now.Locality), "")
 	differ(at, "labels", labels(was.Meta), labels(now.Meta), "")
 	differ(at, "sources", strings.Join(was.Sources, ","), strings.Join(now.Sources, ","), "")

@@ -225,7 +225,7 @@ func (h *handler) described(st *pipeline.State, n registry.Name) *DescribedServi
 			d.Since, d.HealthSince = ages[i].Since, ages[i].HealthSince
 		}
 		if p.Path != mesh.LeftOut {
-			d.At, d.Weight = netip.AddrPortFrom(p.At.Address, p.At.Port), p.At.Weight
+			d.At, d.Weight, d.Priority = netip.AddrPortFrom(p.At.Address, p.At.Port), p.At.Weight, p.At.Priority
 			if p.At.MTLS {
 				d.Workload = p.At.Workload.String()
 			}

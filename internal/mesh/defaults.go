@@ -133,10 +133,12 @@ const wholeShare = 10_000_000
 
 // divide sets the weights of endpoints so that each registry's come to its share. A share is divided by weight among
 // those of the registry's endpoints that are healthy, so that it does not shrink with them; an endpoint that is not
-// gets a weight by the same measure, for when it is well again.
+// gets a weight by the same measure, for when it is well again. A share sets aside how registries rank among each other
+// (failover): the best endpoints of each are of one priority, those that a registry itself ranks lower come after them.
 func divide(out []Endpoint, from []*registry.Endpoint, shares map[string]uint32) {
 	type side struct{ healthy, all uint64 }
 	sides := map[string]*side{}
+	level(out, from, shares)
 	for i, e := range from {
 		for _, name := range e.Sources {
 			if shares[name] == 0 {
@@ -148,7 +150,7 @@ func divide(out []Endpoint, from []*registry.Endpoint, shares map[string]uint32)
 				sides[name] = s
 			}
 			s.all += uint64(out[i].Weight)
-			if out[i].Health == registry.Healthy {
+			if out[i].Health == registry.Healthy && out[i].Priority == 0 {
 				s.healthy += uint64(out[i].Weight)
 			}
 		}
@@ -170,6 +172,27 @@ func divide(out []Endpoint, from []*registry.Endpoint, shares map[string]uint32)
 	}
 	for i := range out {
 		out[i].Weight = uint32(weights[i] / common)
+	}
+}
+
+// level makes the priorities of endpoints relative to the best ones of their registry, of those that have a share.
+func level(out []Endpoint, from []*registry.Endpoint, shares map[string]uint32) {
+	best := map[string]uint32{}
+	for i, e := range from {
+		for _, name := range e.Sources {
+			if p, ok := best[name]; shares[name] > 0 && (!ok || out[i].Priority < p) {
+				best[name] = out[i].Priority
+			}
+		}
+	}
+	for i, e := range from {
+		own := out[i].Priority
+		for _, name := range e.Sources {
+			if p, ok := best[name]; ok {
+				own = min(own, out[i].Priority-p)
+			}
+		}
+		out[i].Priority = own
 	}
 }
 

@@ -2,12 +2,30 @@ package mesh
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"github.com/wattle-mesh/wattle/registry"
 )
+
+// A share of a registry that is there for failover is a share all the same. What a registry ranks itself stays so.
+func TestASharePutsRegistriesOnOneLevel(t *testing.T) {
+	of := func(name string) *registry.Endpoint { return &registry.Endpoint{Sources: []string{name}} }
+	out := []Endpoint{
+		{Weight: 1, Health: registry.Healthy}, {Weight: 1, Health: registry.Healthy, Priority: 200 << 16},
+		{Weight: 1, Health: registry.Healthy, Priority: 200<<16 | 5}, {Weight: 1, Health: registry.Healthy, Priority: 300 << 16},
+	}
+	divide(out, []*registry.Endpoint{of("a"), of("b"), of("b"), {Sources: []string{"a", "c"}}}, map[string]uint32{"a": 90, "b": 10})
+	var got []uint32
+	for _, e := range out {
+		got = append(got, e.Priority, e.Weight)
+	}
+	if want := []uint32{0, 9, 0, 1, 5, 1, 300 << 16, 9}; !slices.Equal(got, want) {
+		t.Errorf("priorities and weights %d, want %d", got, want)
+	}
+}
 
 // However many endpoints registries have, and however many of these are healthy, the weights of the healthy ones of
 // each come to its share.
