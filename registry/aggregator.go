@@ -21,7 +21,7 @@ const (
 	maxPause   = 30 * time.Second
 
 	// lookPause is how often what is held is looked at: whether it still lives.
-	lookPause = 5 * time.Second
+	lookPause = time.Second
 )
 
 // Options configure an Aggregator. Log is required.
@@ -44,7 +44,7 @@ type Entry struct {
 	SyncTimeout time.Duration
 	Hold        Hold
 	Snapshot    bool   // its last good set is kept over a restart
-	Fingerprint string // of its configuration: a set that comes after another fingerprint's is an operator's act, of which nothing is held
+	Choice      string // what its configuration takes of the registry: a set that comes after another choice's is an operator's act, of which nothing is held
 }
 
 // Aggregator runs Sources, checks what they publish and keeps each one's last good set. Its methods may be called

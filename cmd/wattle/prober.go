@@ -12,7 +12,7 @@ import (
 
 const (
 	probeTimeout = time.Second
-	probeAgain   = 5 * time.Second
+	probeAgain   = time.Second // what is held and has ended is called in vain for about twice as long
 	probeForget  = time.Minute // nobody has asked for that long
 	probesAtOnce = 64
 	maxProbed    = 10_000
