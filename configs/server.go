@@ -44,13 +44,17 @@ type Registry struct {
 	Shape       RegistryShape `json:"shape"`
 	Hold        *Hold         `json:"hold,omitempty"` // nil: the block has none
 	// Fingerprint is of all that a change of needs another Source: everything but sync_timeout and hold.
-	Fingerprint string           `json:"-"`
-	Body        hcl.Body         `json:"-"`
-	Eval        *hcl.EvalContext `json:"-"`
-	Origin      string           `json:"origin,omitempty"`
-	src         *source
-	frame       *frame
-	locality    map[string]string
+	Fingerprint string `json:"-"`
+	// Choice is of what of the registry is taken: neither of how its endpoints rank, nor of the driver's part, which is in Driven.
+	Choice string            `json:"-"`
+	Driven map[string]string `json:"-"` // the text of each attribute of the driver's part, and of all blocks of a name
+
+	Body     hcl.Body         `json:"-"`
+	Eval     *hcl.EvalContext `json:"-"`
+	Origin   string           `json:"origin,omitempty"`
+	src      *source
+	frame    *frame
+	locality map[string]string
 }
 
 // Hold says when the disappearance of endpoints is not believed at once.
@@ -184,31 +188,44 @@ func (t registryTable) decode(d *decoder, h header) *Registry {
 			ours.Blocks = append(ours.Blocks, &hclsyntax.Block{Type: b.Type, Labels: b.Labels, Body: inner, TypeRange: b.TypeRange, LabelRanges: b.LabelRanges, OpenBraceRange: b.DefRange})
 		}
 	}
-	print := fingerprint(d.src, h)
+	texts := textsOf(d.src, h)
 	h.body = ours
 	r := t.block.decode(d, h)
-	r.Fingerprint = print
+	r.Driven = maps.Clone(texts)
+	maps.DeleteFunc(r.Driven, func(name, _ string) bool { return t.knows(name) })
+	r.Fingerprint = fingerprint(h, texts, "sync_timeout", "hold")
+	r.Choice = fingerprint(h, texts, append(slices.Collect(maps.Keys(r.Driven)), "sync_timeout", "hold", "priority", "failover", "weight", "locality", "protocol_from")...)
 	r.Body, r.Eval, r.src, r.frame = rest, d.ctx, d.src, d.last
 	return r
 }
 
-// fingerprint is the hash of a registry block without what can change while its source runs.
-func fingerprint(src *source, h header) string {
-	body, ok := h.body.(*hclsyntax.Body)
-	if !ok {
-		return ""
-	}
-	sum := sha256.New()
-	part := func(r hcl.Range) { fmt.Fprintf(sum, "%q\n", r.SliceBytes(src.data)) }
-	fmt.Fprintf(sum, "%q\n", h.labels)
-	for _, name := range slices.Sorted(maps.Keys(body.Attributes)) {
-		if name != "sync_timeout" {
-			part(body.Attributes[name].SrcRange)
+// knows reports whether an attribute or a kind of block is the same for all drivers.
+func (t registryTable) knows(name string) bool {
+	return slices.ContainsFunc(t.shape.schema.Attributes, func(a hcl.AttributeSchema) bool { return a.Name == name }) ||
+		slices.ContainsFunc(t.shape.schema.Blocks, func(b hcl.BlockHeaderSchema) bool { return b.Type == name })
+}
+
+// textsOf returns the text of each attribute of a block, and of all its blocks of one kind, by name.
+func textsOf(src *source, h header) map[string]string {
+	texts := map[string]string{}
+	if body, ok := h.body.(*hclsyntax.Body); ok {
+		for name, a := range body.Attributes {
+			texts[name] = string(a.SrcRange.SliceBytes(src.data))
+		}
+		for _, b := range body.Blocks {
+			texts[b.Type] += fmt.Sprintf("%q\n", b.Range().SliceBytes(src.data))
 		}
 	}
-	for _, b := range body.Blocks {
-		if b.Type != "hold" {
-			part(b.Range())
+	return texts
+}
+
+// fingerprint is the hash of a block without what has one of these names.
+func fingerprint(h header, texts map[string]string, without ...string) string {
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%q\n", h.labels)
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		if !slices.Contains(without, name) {
+			fmt.Fprintf(sum, "%q %q\n", name, texts[name])
 		}
 	}
 	return hex.EncodeToString(sum.Sum(nil))

@@ -147,6 +147,33 @@ func TestFingerprints(t *testing.T) {
 	}
 }
 
+// What is taken of a registry is another thing than how it is reached, and how its endpoints rank.
+func TestChoices(t *testing.T) {
+	load := func(body string) Registry {
+		dir := t.TempDir()
+		writeFile(t, dir, "server.hcl", "registry \"consul\" \"a\" {\n"+body+"\n}\n")
+		s, diags := LoadServer(filepath.Join(dir, "server.hcl"))
+		if len(diags) > 0 {
+			t.Fatal(diags)
+		}
+		return s.Registries[0]
+	}
+	first := load("address = \"x\"\npriority = 5\ninclude { names = [\"a\"] }")
+	for body, same := range map[string]bool{
+		"priority = 6\nfailover = true\nweight = 2\ninclude { names = [\"a\"] }": true,
+		"address = \"y\"\nsync_timeout = \"9s\"\ninclude { names = [\"a\"] }":    true,
+		"address = \"x\"\npriority = 5\ninclude { names = [\"b\"] }":             false,
+		"include { names = [\"a\"] }\nrename = { b = \"c\" }":                    false,
+	} {
+		if got := load(body); (got.Choice == first.Choice) != same {
+			t.Errorf("%s: the same is %t", body, !same)
+		}
+	}
+	if got := load("tls {\n  ca_file = \"x\"\n}").Driven; len(got) != 1 || !strings.Contains(got["tls"], "ca_file") {
+		t.Errorf("the driver's part is %q", got)
+	}
+}
+
 func TestServerFileIsRefused(t *testing.T) {
 	for _, c := range []struct{ name, text, code string }{
 		{"an HTTP address that others reach", `http = "0.0.0.0:7500"`, codeLoopback},

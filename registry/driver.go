@@ -12,6 +12,9 @@ type Driver struct {
 	// New decodes the body of a registry block. It connects to nothing and starts nothing. The Source is nil if
 	// the diagnostics have errors.
 	New func(hcl.Body, DriverOptions) (Source, hcl.Diagnostics)
+	// Reach names the attributes and blocks of the body that say how the registry is reached and asked, not what is taken of
+	// it: a change of these alone ends no hold.
+	Reach []string
 }
 
 // DriverOptions are what a Driver gets besides the body.

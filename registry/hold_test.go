@@ -318,7 +318,9 @@ func TestOperatorsRemoveAndChangeSourcesAtOnce(t *testing.T) {
 		one, two, three := newFake(), newFake(), newFake()
 		var changes atomic.Int32
 		a := NewAggregator(Options{Log: discard, Alive: func(Name, *Endpoint) bool { return true }, OnChange: func() { changes.Add(1) }})
-		entry := func(name string, f *fake) Entry { return Entry{Name: name, Source: f, Hold: DefaultHold()} }
+		entry := func(name string, f *fake) Entry {
+			return Entry{Name: name, Source: f, Hold: DefaultHold(), Choice: fmt.Sprintf("%p", f)}
+		}
 		configure(t, a, entry("one", one), entry("two", two))
 		end := start(t, a)
 		defer end()
@@ -354,6 +356,33 @@ func TestOperatorsRemoveAndChangeSourcesAtOnce(t *testing.T) {
 		configure(t, a)
 		if len(a.Sets()) != 0 || len(a.Status()) != 0 {
 			t.Error("sources are left")
+		}
+	})
+}
+
+func TestAChangeThatTakesTheSameEndsNoHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := NewAggregator(Options{Log: discard, Alive: func(Name, *Endpoint) bool { return true }})
+		f := newFake()
+		entry := func(choice string) Entry { return Entry{Name: "one", Source: f, Hold: DefaultHold(), Choice: choice} }
+		configure(t, a, entry("x"))
+		end := start(t, a)
+		defer end()
+		wiped := []*Service{of("a", 1, 1)}
+		f.publish <- []*Service{of("a", 1, 4)}
+		synctest.Wait()
+		f.publish <- wiped
+		for _, c := range []struct {
+			what, choice string
+			endpoints    int
+		}{{"another address", "x", 4}, {"another selection", "y", 1}} {
+			f = newFake()
+			configure(t, a, entry(c.choice))
+			f.publish <- wiped
+			synctest.Wait()
+			if n := a.Status()[0].Endpoints; n != c.endpoints {
+				t.Errorf("%s: %d endpoints, want %d", c.what, n, c.endpoints)
+			}
 		}
 	})
 }

@@ -28,7 +28,7 @@ type member struct {
 	work    sync.Mutex
 	checked checked
 	keep    keeper
-	fresh   bool // what comes next is the first set of a configuration that an operator changed
+	fresh   bool // what comes next is the first set of a configuration by which an operator takes something else
 
 	// saving guards the files of its snapshots. It is locked before work.
 	saving   sync.Mutex
@@ -67,7 +67,7 @@ func (m *member) succeed(a *Aggregator, e Entry) *member {
 	defer m.work.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	n.checked, n.keep, n.sequence, n.fresh = m.checked, m.keep, m.sequence, true
+	n.checked, n.keep, n.sequence, n.fresh = m.checked, m.keep, m.sequence, m.fresh || m.Choice != e.Choice
 	n.keep.o = e.Hold
 	n.served, n.held, n.faults, n.unsaved, n.diskFault = m.served, m.held, m.faults, true, m.diskFault
 	n.status.Services, n.status.Endpoints, n.status.LastPublish, n.status.Snapshot = m.status.Services, m.status.Endpoints, m.status.LastPublish, m.status.Snapshot

@@ -35,13 +35,13 @@ const (
 
 // snapshot is a set as it is kept on disk.
 type snapshot struct {
-	Name        string      `json:"name"`
-	Type        string      `json:"type"`
-	Fingerprint string      `json:"fingerprint"`
-	Sequence    uint64      `json:"sequence"` // of a registry's snapshots the highest is the newest
-	Said        time.Time   `json:"said"`     // when the registry said so
-	Services    []*Service  `json:"services"` // as they were served
-	Held        []heldPlace `json:"held,omitempty"`
+	Name     string      `json:"name"`
+	Type     string      `json:"type"`
+	Choice   string      `json:"choice"`
+	Sequence uint64      `json:"sequence"` // of a registry's snapshots the highest is the newest
+	Said     time.Time   `json:"said"`     // when the registry said so
+	Services []*Service  `json:"services"` // as they were served
+	Held     []heldPlace `json:"held,omitempty"`
 }
 
 // heldPlace is an endpoint of a snapshot that is held.
@@ -150,7 +150,7 @@ func (m *member) adopt(s *snapshot) {
 	said := checked{}.next(m.Name, s.Services).clean
 	m.keep.take(said, time.Now())
 	m.keep.kept = kept
-	m.fresh = s.Fingerprint != m.Fingerprint
+	m.fresh = s.Choice != m.Choice
 	m.sequence = s.Sequence
 	m.served = said
 	m.status.LastPublish, m.status.Snapshot = s.Said, s.Said
@@ -183,7 +183,7 @@ func (m *member) take() *snapshot {
 		return nil
 	}
 	m.unsaved = false
-	s := &snapshot{Name: m.Name, Type: m.Type, Fingerprint: m.Fingerprint, Said: m.status.LastPublish, Services: m.served}
+	s := &snapshot{Name: m.Name, Type: m.Type, Choice: m.Choice, Said: m.status.LastPublish, Services: m.served}
 	if len(m.held) > 0 {
 		s.Held = m.keep.places(m.served)
 	}

@@ -17,7 +17,7 @@ import (
 // served is one life of a server with the registry consul. It is given what a test does in it.
 func served(t *testing.T, dir string, f *fake, live func(*Aggregator)) {
 	t.Helper()
-	servedAs(t, dir, Entry{Name: "consul", Type: "consul", Source: f, Hold: DefaultHold(), Snapshot: true, Fingerprint: "1"}, live)
+	servedAs(t, dir, Entry{Name: "consul", Type: "consul", Source: f, Hold: DefaultHold(), Snapshot: true, Choice: "1"}, live)
 }
 
 func servedAs(t *testing.T, dir string, e Entry, live func(*Aggregator)) {
@@ -213,11 +213,11 @@ func TestSnapshotsFollowTheConfiguration(t *testing.T) {
 		dir, f := t.TempDir(), newFake()
 		served(t, dir, f, func(*Aggregator) { f.publish <- []*Service{of("a", 1, 4)} })
 		entry := func(change func(*Entry)) Entry {
-			e := Entry{Name: "consul", Type: "consul", Source: f, Hold: DefaultHold(), Snapshot: true, Fingerprint: "1"}
+			e := Entry{Name: "consul", Type: "consul", Source: f, Hold: DefaultHold(), Snapshot: true, Choice: "1"}
 			change(&e)
 			return e
 		}
-		servedAs(t, dir, entry(func(e *Entry) { e.Fingerprint = "2" }), func(a *Aggregator) {
+		servedAs(t, dir, entry(func(e *Entry) { e.Choice = "2" }), func(a *Aggregator) {
 			if n := a.Status()[0].Endpoints; n != 4 {
 				t.Errorf("%d endpoints of a block that was changed", n)
 			}

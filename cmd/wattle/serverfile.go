@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -98,7 +99,7 @@ func (f *serverFile) apply(cfg *configs.Server) configs.Diagnostics {
 		sources[r.Name] = s
 		entries = append(entries, registry.Entry{
 			Name: r.Name, Type: r.Type, Source: s.Source, SyncTimeout: r.SyncTimeout,
-			Hold: holdOf(r), Snapshot: r.Type != "static", Fingerprint: r.Fingerprint,
+			Hold: holdOf(r), Snapshot: true, Choice: choiceOf(r),
 		})
 	}
 	if diags.HasErrors() {
@@ -151,6 +152,18 @@ func openRegistry(r configs.Registry, base string, log *slog.Logger, report func
 		return nil, r.Diagnostics(diags)
 	}
 	return shaper.Source(s), r.Diagnostics(diags)
+}
+
+// choiceOf identifies what of a registry is taken: all of its block but how it is reached and how its endpoints rank.
+func choiceOf(r configs.Registry) string {
+	out := r.Choice
+	driver, _ := driverOf(r.Type)
+	for _, name := range slices.Sorted(maps.Keys(r.Driven)) {
+		if !slices.Contains(driver.Reach, name) {
+			out += fmt.Sprintf(" %q", r.Driven[name])
+		}
+	}
+	return out
 }
 
 // holdOf says what of a registry is held. A static registry's files are an operator's word: it holds only if its block

@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/wattle-mesh/wattle/configs"
 )
 
 // file writes the server's file with these registry blocks.
@@ -85,5 +88,36 @@ func TestRegistryStatusAndAccept(t *testing.T) {
 	}
 	if out, code := c.wattle("registry", "accept", "nobody", "-token-file", token); code != exitError || !strings.Contains(out, `there is no registry "nobody"`) {
 		t.Errorf("code %d\n%s", code, out)
+	}
+}
+
+func TestHowARegistryIsReachedIsNotWhatIsTakenOfIt(t *testing.T) {
+	choice := func(typ, body string) string {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "server.hcl"), fmt.Appendf(nil, "registry %q \"a\" {\n%s\n}\n", typ, body), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, diags := configs.LoadServer(filepath.Join(dir, "server.hcl"))
+		if len(diags) > 0 {
+			t.Fatal(diags)
+		}
+		return choiceOf(s.Registries[0])
+	}
+	for _, c := range []struct {
+		typ, one, other string
+		same            bool
+	}{
+		{"consul", `address = "a"`, "token_file = \"b\"\ntls {\n  ca_file = \"x\"\n}", true},
+		{"consul", `datacenters = ["a"]`, `datacenters = ["b"]`, false},
+		{"etcd", `endpoints = ["a"]`, `endpoints = ["b"]`, true},
+		{"etcd", `prefix = "a"`, `prefix = "b"`, false},
+		{"dns", `resolvers = ["a"]`, `resolvers = ["b"]`, true},
+		{"dns", "service \"a\" {\n  srv = \"x\"\n}", "service \"a\" {\n  srv = \"y\"\n}", false},
+		{"nomad", `wait = "1s"`, `wait = "2s"`, true},
+		{"static", `path = "a"`, `path = "b"`, false},
+	} {
+		if got := choice(c.typ, c.one) == choice(c.typ, c.other); got != c.same {
+			t.Errorf("%s: %s and %s: the same is %t", c.typ, c.one, c.other, got)
+		}
 	}
 }

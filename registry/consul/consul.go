@@ -18,7 +18,9 @@ import (
 )
 
 // Driver makes Sources of Consul agents: registry "consul" "dc1" { address = "https://127.0.0.1:8501" }.
-func Driver() registry.Driver { return registry.Driver{Type: "consul", New: open} }
+func Driver() registry.Driver {
+	return registry.Driver{Type: "consul", New: open, Reach: []string{"address", "token_file", "wait", "stale", "max_stale", "tls"}}
+}
 
 func open(b hcl.Body, o registry.DriverOptions) (registry.Source, hcl.Diagnostics) {
 	c, diags := decode(b, o)

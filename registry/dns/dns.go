@@ -12,7 +12,9 @@ import (
 )
 
 // Driver makes Sources of DNS names: registry "dns" "old" { service "db" { srv = "_db._tcp.example.com" } }.
-func Driver() registry.Driver { return registry.Driver{Type: "dns", New: open} }
+func Driver() registry.Driver {
+	return registry.Driver{Type: "dns", New: open, Reach: []string{"resolvers", "min_ttl", "max_ttl", "timeout", "negative_hold", "max_queries", "queries_per_second"}}
+}
 
 func open(b hcl.Body, o registry.DriverOptions) (registry.Source, hcl.Diagnostics) {
 	c, diags := decode(b, o.Eval)

@@ -28,7 +28,9 @@ const (
 )
 
 // Driver makes Sources of etcd clusters: registry "etcd" "main" { endpoints = ["https://10.0.0.1:2379"] }.
-func Driver() registry.Driver { return registry.Driver{Type: "etcd", New: open} }
+func Driver() registry.Driver {
+	return registry.Driver{Type: "etcd", New: open, Reach: []string{"endpoints", "username", "password_file", "dial_timeout", "request_timeout", "tls"}}
+}
 
 // body is the body of a registry block. README.md says what stands in it.
 type body struct {

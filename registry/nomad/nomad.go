@@ -17,7 +17,9 @@ import (
 )
 
 // Driver makes Sources of Nomad agents: registry "nomad" "main" { address = "https://127.0.0.1:4646" }.
-func Driver() registry.Driver { return registry.Driver{Type: "nomad", New: open} }
+func Driver() registry.Driver {
+	return registry.Driver{Type: "nomad", New: open, Reach: []string{"address", "token_file", "wait", "tls"}}
+}
 
 func open(b hcl.Body, o registry.DriverOptions) (registry.Source, hcl.Diagnostics) {
 	c, diags := decode(b, o)
