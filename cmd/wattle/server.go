@@ -133,7 +133,8 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, file 
 	s.metrics.MustRegister(s.registry.Collector())
 	s.registrar, err = api.NewRegistrar(api.RegistrarOptions{
 		Log: log, Store: s.store, OnHealth: func() { s.loop.Nudge() },
-		Report: func(ds []registry.Diagnostic) { s.registry.Report(meshRegistry, ds) },
+		Report:  func(ds []registry.Diagnostic) { s.registry.Report(meshRegistry, ds) },
+		Answers: s.prober.alive,
 	})
 	if err != nil {
 		return nil, err

@@ -58,6 +58,7 @@ type host struct {
 	stream  uint64        // the number of the newest stream of reports
 	end     chan struct{} // ends it; nil: none is open
 	left    time.Time     // when the last one ended, or the server started
+	dead    bool          // its lease has run out, and nothing answers there
 	said    said
 	address netip.Addr    // verified; invalid: not yet
 	block   *configs.Host // the registrations that count, as a host block; nil: none
@@ -221,6 +222,8 @@ func (h *host) putHealth(m registry.HealthMap) {
 	for _, w := range h.said.health {
 		word := registry.HealthWord{Health: registry.Healthy, Reason: w.Reason}
 		switch {
+		case h.dead:
+			word = registry.HealthWord{Health: registry.Unhealthy, Reason: h.death()}
 		case !w.Healthy:
 			word.Health = registry.Unhealthy
 		case h.drain != nil:

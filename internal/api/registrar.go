@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +27,9 @@ type RegistrarOptions struct {
 	OnHealth func()
 	// Report is told what is wrong with what agents declare, whenever that changes. Nil: nobody listens.
 	Report func([]registry.Diagnostic)
+	// Answers reports whether something listens there, as far as it is known by now; it must not block. Nil: no host whose agent
+	// is silent is ever taken for dead.
+	Answers func(netip.AddrPort) bool
 }
 
 // Registrar is the mesh's own registry: what agents register, as far as it was granted, and what they say of their
@@ -101,6 +105,11 @@ func (r *Registrar) host(node string) *host {
 // Run publishes the services that agents registered, and keeps their reports in the store. It implements
 // registry.Source: it fails when the store does, but goes on from memory while that is merely full.
 func (r *Registrar) Run(ctx context.Context, publish func([]*registry.Service)) error {
+	var leases sync.WaitGroup
+	defer leases.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	leases.Go(func() { r.keepLeases(ctx) })
 	last, first, unkept := []*registry.Service(nil), true, false
 	for {
 		next, leased, err := r.lease(time.Now())
@@ -332,6 +341,12 @@ func (r *Registrar) take(node string, stream uint64, said said) (sick bool, refu
 
 // open begins a stream of reports. An older one of the same node ends: it may be of a connection that died.
 func (r *Registrar) open(node string) (stream uint64, superseded <-chan struct{}) {
+	back := false
+	defer func() {
+		if back && r.o.OnHealth != nil {
+			r.o.OnHealth()
+		}
+	}()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	h := r.host(node)
@@ -340,6 +355,9 @@ func (r *Registrar) open(node string) (stream uint64, superseded <-chan struct{}
 	}
 	r.streams++
 	h.stream, h.end = r.streams, make(chan struct{})
+	if back = h.dead; back {
+		r.bury(h, false)
+	}
 	return h.stream, h.end
 }
 
