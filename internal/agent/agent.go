@@ -234,6 +234,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	var capturer *capturer
 	if a.o.Capture != nil {
 		capturer = newCapturer(log, a.o.Capture, cfg, &plan)
+		capturer.unit = a.desk.unit
 		proxies.workloads = &capturer.workloads
 	}
 	reporter := &reporter{

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/wattle-mesh/wattle/adapters"
 	"github.com/wattle-mesh/wattle/configs"
@@ -63,6 +64,7 @@ type capturer struct {
 	// workloads is what units get; nil until the first plan was looked at.
 	workloads value[*adapters.Workloads]
 
+	unit   func(workload) string // as it was registered here; nil: only the plan says so
 	keeper *capture.Keeper
 	state  value[capture.State]
 	poked  chan struct{}
@@ -103,7 +105,7 @@ func (c *capturer) run(ctx context.Context) error {
 		for {
 			plan, changed := c.plan.Load()
 			if plan != nil {
-				c.match(ctx, plan)
+				c.match(ctx, c.withUnits(plan))
 			}
 			select {
 			case <-changed:
@@ -135,6 +137,20 @@ func (c *capturer) follow(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// withUnits adds the units that were registered at this agent, which keeps them to itself.
+func (c *capturer) withUnits(plan *planpb.HostPlan) *planpb.HostPlan {
+	if c.unit == nil {
+		return plan
+	}
+	out := proto.CloneOf(plan)
+	for _, w := range out.GetWorkloads() {
+		if w.GetUnit() == "" {
+			w.Unit = c.unit(workloadOf(w))
+		}
+	}
+	return out
 }
 
 // match brings into force what a plan means.

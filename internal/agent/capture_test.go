@@ -331,6 +331,18 @@ func TestCaptureFollowsThePlanAndItsUnits(t *testing.T) {
 	eventually(t, "there is no table", func() bool { ok, _ := k.Has(capture.Rules{}); return ok || len(k.rules.Doors)+len(k.rules.Closed) == 0 })
 }
 
+func TestTheUnitThatWasRegisteredHereCounts(t *testing.T) {
+	c := &capturer{unit: func(w workload) string { return w.service + ".service" }}
+	plan := webPlan("loopback", func(w *planpb.Workload) { w.Unit = "" })
+	if got := c.withUnits(plan).GetWorkloads()[0].GetUnit(); got != "web.service" || plan.GetWorkloads()[0].GetUnit() != "" {
+		t.Error(got)
+	}
+	c.unit = func(workload) string { return "other.service" }
+	if got := c.withUnits(webPlan("loopback")).GetWorkloads()[0].GetUnit(); got != "web.service" {
+		t.Error("the plan's word is not kept:", got)
+	}
+}
+
 func TestWhatFallsShortIsReported(t *testing.T) {
 	c, _, _ := capturing(t, func(string) (systemd.Service, error) {
 		return systemd.Service{}, errors.New("systemd does not know it")
