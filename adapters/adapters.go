@@ -41,8 +41,9 @@ type Proxy struct {
 	Bootstrap []byte
 	LowPorts  bool // it listens on a port below 1024
 	Resources Resources
-	// Envoy is the binary, which was looked at; empty: the one that the adapter was made with.
-	Envoy string
+	// Version is the release that its Envoy must be; empty: any. Envoy is where that is; empty: where the adapter was told.
+	// What is not there, does not run or is of another version is not used.
+	Version, Envoy string
 }
 
 // Resources bound what one Envoy may use; zero: what the platform says by itself. A platform that cannot bound it ignores them.

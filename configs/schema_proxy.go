@@ -22,7 +22,7 @@ var proxyBlock = newBlock(block[ProxyResources]{
 var release = regexp.MustCompile(`^[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}$`)
 
 var envoyBlock = newBlock(block[Envoy]{
-	doc: "Which Envoy runs: in `mesh` on all hosts with systemd, in `host` on one. An agent looks at the binary first: if it is not there, does not run on the host, or is another version, the Envoy that runs stays and the agent's log says why. A good one takes over by hot restart, without losing a request. `wattle proxy upgrade` brings a mesh there host by host.",
+	doc: "Which Envoy runs: in `mesh` on all hosts with systemd, in `host` on one. An agent looks at the binary first: if it is not there, does not run on the host, or is another version, the Envoy that runs stays and the agent's log says why. A good one takes over by hot restart, without losing a request; one that does not come to serve is given up, and the one before serves on. To bring a mesh there in waves, say it in the `host` blocks of a wave first, and in `mesh` last.",
 	attrs: []attr[Envoy]{
 		field("version", checked("version", "\"1.40.0\"", func(d *decoder, s string) bool {
 			if !release.MatchString(s) {

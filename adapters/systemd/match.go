@@ -132,7 +132,9 @@ func (f *follower) match(ctx context.Context) error {
 		case "", "inactive", "failed":
 			f.job(ctx, unit, "start", f.conn.StartUnitContext)
 		case "active":
-			f.entitle(ctx, p.ID, unit, now)
+			if !f.renew(ctx, p, unit) {
+				f.entitle(ctx, p.ID, unit, now)
+			}
 		}
 	}
 	for _, u := range units {
@@ -150,6 +152,11 @@ type jobFunc func(ctx context.Context, unit, mode string, result chan<- string) 
 
 // job has systemd do something with a unit and waits for the result elsewhere. A unit has one job of ours at a time.
 func (f *follower) job(ctx context.Context, unit, what string, do jobFunc) {
+	f.jobThen(ctx, unit, what, do, func(error) {})
+}
+
+// jobThen is job, and calls then with the result unless ctx was done before.
+func (f *follower) jobThen(ctx context.Context, unit, what string, do jobFunc, then func(error)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.busy[unit] {
@@ -168,6 +175,9 @@ func (f *follower) job(ctx context.Context, unit, what string, do jobFunc) {
 		f.mu.Lock()
 		delete(f.busy, unit)
 		f.mu.Unlock()
+		if ctx.Err() == nil {
+			then(err)
+		}
 		if err == nil {
 			f.poke() // what changed meanwhile was not acted upon
 		}

@@ -4,7 +4,6 @@
 package systemd
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -54,7 +53,11 @@ type Adapter struct {
 	// journal returns the last lines that a unit wrote.
 	journal func(ctx context.Context, unit string) []string
 
+	envoys string // the folder of the units' own folders: EnvoyFolder
+
 	mu    sync.Mutex
+	bin   binaries
+	wrote map[string]string // the Envoy that a proxy's spec names
 	plan  adapters.Plan
 	known bool // a plan was given: until then nothing is stopped
 }
@@ -75,7 +78,7 @@ func New(o Options) (*Adapter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("group %s: %w", group, err)
 	}
-	return &Adapter{o: o, group: gid, wake: make(chan struct{}, 1), etc: workloadUnits, run: "/run/systemd", rights: effective, journal: journal}, nil
+	return &Adapter{o: o, group: gid, wake: make(chan struct{}, 1), etc: workloadUnits, run: "/run/systemd", rights: effective, journal: journal, envoys: EnvoyFolder, bin: newBinaries(), wrote: map[string]string{}}, nil
 }
 
 // Group is the group that the proxies run with.
@@ -100,8 +103,14 @@ func (a *Adapter) Apply(_ context.Context, p adapters.Plan) error {
 	return nil
 }
 
-// prepare writes what the Envoy of p starts from, for its group to read, and reports whether something differed.
+// prepare writes what the Envoy of p starts from, for its group to read, and reports whether something differed that this
+// adapter had written.
 func (a *Adapter) prepare(p adapters.Proxy) (changed bool, err error) {
+	a.mu.Lock()
+	envoy := a.binary(p)
+	other := a.wrote[p.Name] != envoy
+	a.wrote[p.Name] = envoy
+	a.mu.Unlock()
 	dir := filepath.Join(a.o.Dir, p.Name)
 	if err := launch.Folder(dir, a.group); err != nil {
 		return false, err
@@ -111,9 +120,9 @@ func (a *Adapter) prepare(p adapters.Proxy) (changed bool, err error) {
 		return false, err
 	}
 	spec, err := launch.Spec{
-		Name: p.Name, Envoy: cmp.Or(p.Envoy, a.o.Envoy), Concurrency: a.o.Concurrency, LogLevel: a.o.LogLevel, Drain: a.o.Drain, Shutdown: a.o.Drain * 3 / 2,
+		Name: p.Name, Envoy: envoy, Concurrency: a.o.Concurrency, LogLevel: a.o.LogLevel, Drain: a.o.Drain, Shutdown: a.o.Drain * 3 / 2,
 	}.Write(dir)
-	return boot || spec, err
+	return boot || spec && !other, err
 }
 
 // poke has Run look again.

@@ -59,7 +59,7 @@ func newHost(t *testing.T) *host {
 	if err := os.Mkdir(filepath.Join(h.Folder, "system"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h.Adapter = &Adapter{group: os.Getgid(), wake: make(chan struct{}, 1), etc: t.TempDir(), run: h.Folder, rights: h.Rights, journal: func(context.Context, string) []string { return []string{"last words"} }, o: Options{
+	h.Adapter = &Adapter{group: os.Getgid(), wake: make(chan struct{}, 1), etc: t.TempDir(), run: h.Folder, envoys: shortDir(t), bin: newBinaries(), wrote: map[string]string{}, rights: h.Rights, journal: func(context.Context, string) []string { return []string{"last words"} }, o: Options{
 		Log: slog.New(slog.NewTextHandler(&h.log, nil)), Envoy: "/usr/bin/envoy", Dir: t.TempDir(), Concurrency: 2, LogLevel: "warning", Drain: 20 * time.Second, Crashed: func(c adapters.Crash) { h.crashes <- c },
 	}}
 	ended := make(chan error, 1)
@@ -72,6 +72,17 @@ func newHost(t *testing.T) *host {
 		}
 	})
 	return h
+}
+
+// shortDir is a folder for sockets.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "wattle-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 func (h *host) plan(names ...string) {

@@ -214,6 +214,7 @@ func (p *proxies) apply(ctx context.Context, wanted *planpb.HostPlan, host strin
 		res := of[id].GetResources()
 		plan.Proxies = append(plan.Proxies, adapters.Proxy{
 			ID: id, Name: name, Bootstrap: text, LowPorts: of[id].GetLowPorts(),
+			Version: wanted.GetEnvoy().GetVersion(), Envoy: wanted.GetEnvoy().GetPath(),
 			Resources: adapters.Resources{MemoryHigh: res.GetMemoryHigh(), CPUWeight: res.GetCpuWeight(), TasksMax: res.GetTasksMax()},
 		})
 	}

@@ -49,7 +49,7 @@ var ours = map[string][]string{
 	"internal/envoys":              {"internal/admin", "internal/launch", "internal/systemd"},
 	"adapters":                     {"internal/mesh/planpb"},
 	"adapters/process":             {"adapters", "internal/admin", "internal/launch", "internal/mesh/planpb"},
-	"adapters/systemd":             {"adapters", "internal/launch", "internal/systemd", "systemd"},
+	"adapters/systemd":             {"adapters", "internal/admin", "internal/launch", "internal/systemd", "systemd"},
 
 	// Programs and tests of the whole.
 	"cmd/wattle":              {anything},

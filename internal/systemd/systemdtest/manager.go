@@ -99,11 +99,14 @@ func (m *Manager) job(what, name, state string) (dbus.ObjectPath, *dbus.Error) {
 	id := m.jobs
 	m.done = append(m.done, what+" "+name)
 	result := "done"
-	if r := m.fail[name]; r != "" && what == "start" {
-		result, state = r, "failed"
+	if r := m.fail[name]; r != "" && what != "stop" {
+		result = r
+		if what == "start" { // a reload that fails leaves what runs
+			state = "failed"
+		}
 	}
 	m.mu.Unlock()
-	if what != "stop" && state == "active" {
+	if what != "stop" && result == "done" {
 		m.Spawn(name)
 	}
 	m.Set(name, state)
