@@ -85,7 +85,7 @@ func runAgent(ctx context.Context, cmd *cobra.Command, cfg *configs.Agent, kind 
 		return err
 	}
 	o := agent.Options{
-		Config: cfg, Log: log, Adapter: envoys, Units: systemd.Units{}, Envoys: reach, Crashes: crashes, Socket: sockets.Take(agent.Socket(cfg)),
+		Config: cfg, Log: log, Adapter: envoys, Units: systemd.Units{}, Envoys: reach, Crashes: crashes, Credentials: os.Getenv("CREDENTIALS_DIRECTORY"), Socket: sockets.Take(agent.Socket(cfg)),
 		OnReady: func() { tell(log, systemd.Ready) },
 		Say:     func(line string) { tell(log, systemd.Status("%s", line)) },
 	}

@@ -49,6 +49,9 @@ type Options struct {
 	Say     func(string)          // called with a line that says how the host is, when that changes; optional
 	Version string                // of this program, for people; optional
 	Now     func() time.Time      // the host's clock; nil: time.Now. Tests have one that is wrong
+
+	// Credentials is the folder of the unit's credentials, with Credential in it if private keys are to be sealed; optional.
+	Credentials string
 }
 
 // Envoys says how the Envoys that the adapter runs and this agent reach each other. The zero value: they are processes of
@@ -96,7 +99,12 @@ func New(o Options) (*Agent, error) {
 	if n := len(socket(filepath.Join(cfg.RunDir, "gw-default"))); n > maxSocketPath {
 		return nil, fmt.Errorf("run_dir %s is too long for unix sockets, by %d characters at least; choose a shorter one", cfg.RunDir, n-maxSocketPath)
 	}
+	sealed, err := openSeal(o.Credentials)
+	if err != nil {
+		return nil, err
+	}
 	state := newDisk(cfg.StateDir, &alarms{log: o.Log})
+	state.seal = sealed
 	n, err := openNode(o.Log, state, cfg.Node, o.Now)
 	if err != nil {
 		return nil, err

@@ -36,6 +36,7 @@ type node struct {
 	disk *disk
 	now  func() time.Time
 	name string // that the configuration demands; empty: any
+	seal *seal  // of keys
 	key  crypto.Signer
 	held value[*credential]
 }
@@ -52,7 +53,7 @@ func (c *credential) signer() crypto.Signer { return c.cert.PrivateKey.(crypto.S
 
 // openNode loads the identity from the state folder, or makes a key if there is none. Not joined yet: held is nil.
 func openNode(log *slog.Logger, d *disk, name string, now func() time.Time) (*node, error) {
-	n := &node{log: log, dir: d.dir, disk: d, name: name, now: now}
+	n := &node{log: log, dir: d.dir, disk: d, name: name, now: now, seal: d.seal}
 	if err := n.openKey(); err != nil {
 		return nil, fmt.Errorf("the host's key: %w", err)
 	}
@@ -88,7 +89,7 @@ func (n *node) path(name string) string { return filepath.Join(n.dir, name) }
 
 func (n *node) openKey() error {
 	path := n.path(nodeKeyFile)
-	text, err := os.ReadFile(path)
+	text, err := n.seal.read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if n.key, err = newKey(); err != nil {
 			return err
@@ -96,10 +97,10 @@ func (n *node) openKey() error {
 		if text, err = keyPEM(n.key); err != nil {
 			return err
 		}
-		return writeFile(path, text)
+		return n.seal.write(path, text)
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; restore it, or remove it and join again", err)
 	}
 	if err := private(path); err != nil {
 		return fmt.Errorf("%w, or remove it and join again", err)

@@ -50,11 +50,12 @@ func TestMain(m *testing.M) {
 // world is a server made of the real CA, translator and xds server, with a Node service that tests steer, and the
 // folders of one host. It is all on one address of 127.0.0.0/8 of its own.
 type world struct {
-	t       *testing.T
-	dir     string
-	address netip.Addr
-	envoy   string // path; empty: the real one
-	log     *logbook
+	t           *testing.T
+	dir         string
+	address     netip.Addr
+	envoy       string // path; empty: the real one
+	credentials string // folder; empty: none
+	log         *logbook
 
 	ca      *ca.CA
 	skew    time.Duration // of the CA's clock, guarded by mu
@@ -211,7 +212,7 @@ func (w *world) start(change func(*configs.Agent)) (stop func()) {
 	}
 	crashes := make(chan adapters.Crash, 100)
 	envoys := process.New(process.Options{Crashed: func(c adapters.Crash) { crashes <- c }, Log: log, Envoy: envoy, Dir: cfg.RunDir, Concurrency: 1, LogLevel: "info"})
-	a, err := New(Options{Config: cfg, Log: log, Adapter: envoys, Crashes: crashes})
+	a, err := New(Options{Config: cfg, Log: log, Adapter: envoys, Crashes: crashes, Credentials: w.credentials})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -1,12 +1,14 @@
 package launch
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +23,8 @@ const liveLimit = 30 * time.Second
 
 // endLimit is how long an Envoy that has drained may take to end.
 const endLimit = 5 * time.Second
+
+var hotPattern = regexp.MustCompile(`(?m)^[0-9]+\.[0-9]+$`)
 
 var errTooLong = errors.New("it does not end")
 
@@ -137,11 +141,15 @@ func (u Unit) relieve(ctx context.Context, spec Spec, now running) error {
 
 // hotVersion asks a binary which others it can replace.
 func hotVersion(ctx context.Context, envoy string) (string, error) {
-	out, err := exec.CommandContext(ctx, envoy, "--hot-restart-version").Output()
-	if err != nil {
-		return "", fmt.Errorf("%s --hot-restart-version: %w", envoy, err)
+	out, err := exec.CommandContext(ctx, envoy, "--hot-restart-version").CombinedOutput() // Envoy says it on stderr
+	version := hotPattern.Find(out)
+	if err == nil && version == nil {
+		err = errors.New("it says none")
 	}
-	return strings.TrimSpace(string(out)), nil
+	if err != nil {
+		return "", fmt.Errorf("%s --hot-restart-version: %w: %s", envoy, err, bytes.TrimSpace(out))
+	}
+	return string(version), nil
 }
 
 // waitEnd waits until a process has ended.
