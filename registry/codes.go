@@ -133,7 +133,7 @@ func Codes() []Code {
 		{OddEntry, "an entry of a registry has what this version does not know",
 			"A misspelt field, or one of a later version of Wattle: it is ignored, the rest of the entry is used. Correct the name, or update the server."},
 		{EntriesCollide, "two entries of a registry name one endpoint",
-			"Two instances of a service have the same address and port. The one that was registered last is used. Mostly it is one instance that was started anew under another name, and the older entry goes when its lease runs out; else correct one of them."},
+			"Two instances of a service have the same address and port. In Consul and Nomad the healthiest is used, and of equally healthy ones that which was registered last; in etcd the one that was registered last. Mostly it is one instance that was started anew under another name, and the older entry goes when its lease runs out or the registry removes it (a dead node in Consul after up to 72 hours); else correct one of them."},
 		{BadSecrets, "a registry's password or certificates cannot be read",
 			"The files changed and cannot be used as they are now: the connection stays as it was made before, and they are read again every few seconds. Once that connection ends the registry cannot be read. The message says which file it is and what is wrong."},
 		{RegistrationDropped, "Nomad lists an instance no longer, though it runs",

@@ -183,18 +183,21 @@ func (f *fitter) join(from []*Service) *Service {
 		return parts[0]
 	}
 	out := &Service{Name: f.name, Origin: parts[0].Origin}
-	known := map[identity]bool{}
+	known := map[identity]int{} // the index of its endpoint
 	for i, p := range parts {
 		for _, port := range p.Ports {
 			f.addPort(out, port, names[i])
 		}
 		for _, e := range p.Endpoints {
-			if known[e.identity()] {
+			if k, there := known[e.identity()]; there {
+				if badness(e.Health) < badness(out.Endpoints[k].Health) { // a dead registration must not stand before a live one
+					out.Endpoints[k] = e
+				}
 				f.fault(EndpointConflict, fmt.Sprintf("two services of the registry become %s, and both have the endpoint %s", f.name, e),
-					"The first one's word on it holds. Correct rename and namespaces in the registry's block, or the services.", p.Origin)
+					"The healthier one's word on it holds, of equals the first one's. Correct rename and namespaces in the registry's block, or the services.", p.Origin)
 				continue
 			}
-			known[e.identity()] = true
+			known[e.identity()] = len(out.Endpoints)
 			out.Endpoints = append(out.Endpoints, e)
 		}
 	}

@@ -86,6 +86,15 @@ func TestShapeJoinsServicesThatGetOneName(t *testing.T) {
 	}
 }
 
+func TestOfJoinedServicesThatHaveOneEndpointTheHealthierWordCounts(t *testing.T) {
+	dead, live := outside("10.0.0.1"), outside("10.0.0.1")
+	dead.Health, live.Health = Unhealthy, Healthy
+	out, ds := shapes(t, Shape{Rename: map[string]string{"web-a": "web", "web-b": "web"}}, []*Service{service("web-a", dead), service("web-b", live)})
+	if len(out[0]) != 1 || len(out[0][0].Endpoints) != 1 || out[0][0].Endpoints[0] != live || len(ds) != 1 {
+		t.Errorf("got %+v, %v", out[0], texts(ds))
+	}
+}
+
 func TestShapePicks(t *testing.T) {
 	tagged := func(address string) *Endpoint { return outside(address, "tag.mesh", "true") }
 	shape := Shape{Picks: func(_ *Service, e *Endpoint) bool { return slices.Contains(e.Tags(), "mesh") }}

@@ -291,17 +291,19 @@ func (c *config) join(key registry.Name, offers []*offer) (*registry.Service, []
 		s.Ports = append(s.Ports, registry.Port{Number: n, Name: name})
 	}
 	slices.SortStableFunc(s.Ports, func(a, b registry.Port) int { return cmp.Compare(a.Number, b.Number) })
+	var claims []registry.Claim
 	for _, o := range offers {
 		for _, in := range o.instances {
 			for _, p := range in.ports {
 				e := in.endpoint
 				e.Port, e.ServicePort = p.number, serves[p.name]
-				s.Endpoints = append(s.Endpoints, &e)
+				claims = append(claims, registry.Claim{Endpoint: &e, By: in.name(), Index: in.created})
 			}
 		}
 	}
-	slices.SortFunc(s.Endpoints, compareEndpoints)
-	return s, faults
+	endpoints, doubles := registry.Settle(key, claims)
+	s.Endpoints = endpoints
+	return s, append(faults, doubles...)
 }
 
 func portKey(service, port string) string {
@@ -319,11 +321,6 @@ func (c *config) servicePort(service, port string, numbers []uint16) (n uint16, 
 	}
 	lowest, highest := slices.Min(numbers), slices.Max(numbers)
 	return lowest, lowest == highest
-}
-
-func compareEndpoints(a, b *registry.Endpoint) int {
-	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.ServicePort, b.ServicePort),
-		cmp.Compare(a.Meta.Get(labelDatacenter), b.Meta.Get(labelDatacenter)), cmp.Compare(a.Meta.Get(labelNode), b.Meta.Get(labelNode)), cmp.Compare(a.Meta.Get(labelID), b.Meta.Get(labelID)))
 }
 
 // same reports whether two services are equal.

@@ -46,6 +46,13 @@ type offer struct {
 type instance struct {
 	endpoint registry.Endpoint // without ports
 	ports    []namedPort
+	id, node string
+	created  uint64 // the index at which it was registered
+}
+
+// name is what a person calls it.
+func (in *instance) name() string {
+	return fmt.Sprintf("instance %s on node %s", in.id, in.node)
 }
 
 // namedPort is a port; most instances have one, without a name.
@@ -88,7 +95,7 @@ func (c *config) offer(name string, entries []*entry, index uint64) *offer {
 		case len(ports) == 0:
 			portless = append(portless, e.Service.ID)
 		default:
-			o.instances = append(o.instances, instance{c.endpoint(e, at.Unmap()), ports})
+			o.instances = append(o.instances, instance{c.endpoint(e, at.Unmap()), ports, e.Service.ID, e.Node.Node, e.Service.CreateIndex})
 		}
 	}
 	if typical == 0 {

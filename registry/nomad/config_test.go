@@ -187,3 +187,24 @@ func TestTheTaskOfARegistration(t *testing.T) {
 		}
 	}
 }
+
+func TestOfTwoInstancesAtOnePlaceTheHealthierCounts(t *testing.T) {
+	tb := newTable(&config{})
+	lost, alive := running(1), running(2)
+	lost.ClientStatus = "lost"
+	tb.putAllocs(everyNamespace, []*alloc{&lost, &alive}, anew)
+	tb.putNodes([]*node{{ID: "n", Status: nodeReady}})
+	dead, live := instance(1), instance(2)
+	dead.CreateIndex, live.CreateIndex = 9, 5
+	live.Address, live.Port = dead.Address, dead.Port
+	name := registry.Name{Namespace: dead.Namespace, Name: dead.ServiceName}
+	tb.put(t.Context(), name, []*registration{&dead, &live}, nil)
+	s := tb.set()
+	if len(s) != 1 || len(s[0].Endpoints) != 1 || s[0].Endpoints[0].Health != registry.Healthy || s[0].Endpoints[0].Meta.Get(labelAlloc) != live.AllocID {
+		t.Errorf("%+v", s)
+	}
+	faults := tb.services[name].faults
+	if len(faults) != 1 || faults[0].Code != registry.EntriesCollide || faults[0].Origin == "" || !strings.Contains(faults[0].Summary, "allocation "+dead.AllocID+" is left out") {
+		t.Errorf("%+v", faults)
+	}
+}

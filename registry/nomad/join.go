@@ -1,7 +1,6 @@
 package nomad
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -48,6 +47,7 @@ func (t *table) join(n registry.Name, f *found) (*registry.Service, []registry.D
 	}
 	s := &registry.Service{Name: n, Origin: t.origin(n)}
 	var numbers []int
+	var claims []registry.Claim
 	var placeless, portless []string
 	for _, r := range f.registrations {
 		e, ok := t.endpoint(r)
@@ -63,22 +63,25 @@ func (t *table) join(n registry.Name, f *found) (*registry.Service, []registry.D
 			portless = append(portless, r.ID)
 		default:
 			e.Address, e.Port = at.Unmap(), uint16(port)
-			s.Endpoints = append(s.Endpoints, e)
+			claims = append(claims, registry.Claim{Endpoint: e, By: "the instance of allocation " + r.AllocID, Index: r.CreateIndex})
 			numbers = append(numbers, port)
 		}
 	}
 	faults := t.faults(s, f, placeless, portless)
-	if len(s.Endpoints) == 0 {
+	if len(claims) == 0 {
 		return nil, faults
 	}
 	port, agreed := t.config.servicePort(n.Name, numbers)
-	for _, e := range s.Endpoints {
-		e.ServicePort = port
+	for _, c := range claims {
+		c.ServicePort = port
 	}
 	s.Ports = []registry.Port{{Number: port}}
-	slices.SortFunc(s.Endpoints, func(a, b *registry.Endpoint) int {
-		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Meta.Get(labelAlloc), b.Meta.Get(labelAlloc)))
-	})
+	endpoints, doubles := registry.Settle(n, claims)
+	s.Endpoints = endpoints
+	for _, d := range doubles {
+		d.Origin = s.Origin
+		faults = append(faults, d)
+	}
 	if !agreed {
 		faults = append(faults, registry.Diagnostic{Severity: registry.Warning, Code: registry.PortsDiffer, Origin: s.Origin,
 			Summary: fmt.Sprintf("the instances of service %s listen on different ports; callers name the lowest, %d", n.Name, port),

@@ -24,6 +24,7 @@ type registration struct {
 	Tags        []string
 	Address     string
 	Port        int
+	CreateIndex uint64
 	ModifyIndex uint64
 }
 
