@@ -219,6 +219,10 @@ func (d *desk) fits(who client, s *configs.Service) error {
 			return deny(http.StatusBadRequest, api.CodeForeign, "say where on this host it listens, or register it at the server (-address)", "%s is no address of this host", a)
 		}
 	}
+	if c := s.Capture; c != nil && c.User != "" && who.uid != root && who.uid != d.uid {
+		return deny(http.StatusForbidden, api.CodeConnections, "leave user out, so that it is the unit's connections, or do it as root",
+			"uid %d may not have the connections of user %s redirected", who.uid, c.User)
+	}
 	for _, u := range s.Upstreams {
 		if u.Socket != "" && who.uid != root && who.uid != d.uid {
 			return deny(http.StatusForbidden, api.CodeSocket, "bind a loopback address and port, or do it as root",
@@ -265,9 +269,10 @@ func claims(s *configs.Service) []string {
 		out = append(out, p.Local.String())
 	}
 	for _, u := range s.Upstreams {
-		if u.Socket != "" {
+		switch {
+		case u.Socket != "":
 			out = append(out, u.Socket)
-		} else {
+		case u.Bound():
 			out = append(out, u.Bind.String())
 		}
 	}

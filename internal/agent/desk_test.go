@@ -112,6 +112,13 @@ func TestWhoMayRegister(t *testing.T) {
 		{"this host's address", 0, service("x", 80, func(s *configs.Service) { s.Ports[0].Local = netip.MustParseAddrPort("10.0.0.1:80") }), 0, "", ""},
 		{"an endpoint elsewhere", 0, service("x", 80, func(s *configs.Service) { s.Endpoints = []*configs.Endpoint{{}} }), 400, api.CodeForeign, "register it at the server"},
 		{"a socket of a user's", 1000, service("x", 80, unit("web.service"), func(s *configs.Service) { s.Upstreams = []*configs.Upstream{{Socket: "/etc/passwd"}} }), 403, api.CodeSocket, "/etc/passwd"},
+		{"another user's connections", 1000, service("x", 80, unit("web.service"), func(s *configs.Service) {
+			s.Capture = &configs.Capture{Mode: configs.CaptureTransparent, User: "db"}
+		}), 403, api.CodeConnections, "may not have the connections of user db redirected"},
+		{"its own unit's connections, and upstreams by name", 1000, service("x", 80, unit("web.service"), func(s *configs.Service) {
+			s.Capture = &configs.Capture{Mode: configs.CaptureTransparent}
+			s.Upstreams = []*configs.Upstream{{Service: configs.ServiceRef{Namespace: "default", Name: "a"}}, {Service: configs.ServiceRef{Namespace: "default", Name: "b"}}}
+		}), 0, "", ""},
 		{"too much", 0, service("x", 80, func(s *configs.Service) { s.Meta = map[string]string{"a": strings.Repeat("x", maxSaid)} }), 413, api.CodeTooMany, "at most 16384"},
 	} {
 		d := deskAt(t, t.TempDir(), file)

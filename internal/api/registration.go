@@ -120,7 +120,39 @@ func CheckService(s *configs.Service) error {
 	if err := checkChecks(s); err != nil {
 		return err
 	}
-	return checkUpstreams(s.Upstreams)
+	if err := checkCapture(s); err != nil {
+		return fmt.Errorf("capture: %w", err)
+	}
+	return checkUpstreams(s.Upstreams, s.Capture != nil)
+}
+
+// checkCapture refuses what no file of an agent could say.
+func checkCapture(s *configs.Service) error {
+	c := s.Capture
+	if c == nil {
+		return nil
+	}
+	transparent := c.Mode == configs.CaptureTransparent
+	switch {
+	case !transparent && c.Mode != configs.CaptureLoopback:
+		return fmt.Errorf("there is no mode %q", clip(c.Mode, 64))
+	case !transparent && (c.User != "" || len(c.ExcludeAddresses)+len(c.ExcludePorts) > 0):
+		return errors.New("nothing is redirected without transparent")
+	case transparent && c.User == "" && s.Unit == "":
+		return errors.New("transparent needs a user or a unit")
+	case c.User != "" && (!configs.UserName.MatchString(c.User) || c.User == "root" || strings.Trim(c.User, "0") == ""):
+		return fmt.Errorf("%q is no user whose connections can be redirected", clip(c.User, 64))
+	case len(c.Services) > maxUpstreams, len(c.ExcludeAddresses) > maxUpstreams, len(c.ExcludePorts) > maxUpstreams:
+		return fmt.Errorf("it has more than %d services, addresses or ports", maxUpstreams)
+	case slices.ContainsFunc(c.ExcludeAddresses, func(p netip.Prefix) bool { return !p.IsValid() }):
+		return errors.New("exclude_addresses has what is no range of addresses")
+	}
+	for _, ref := range c.Services {
+		if ref.Namespace != configs.Any && spiffe.CheckName(ref.Namespace) != nil || ref.Name != configs.Any && (spiffe.CheckName(ref.Name) != nil || ref.Namespace == configs.Any) {
+			return fmt.Errorf("%q is no pattern of services", clip(ref.String(), 64))
+		}
+	}
+	return nil
 }
 
 func checkPorts(s *configs.Service) error {
@@ -173,7 +205,8 @@ func checkChecks(s *configs.Service) error {
 	return nil
 }
 
-func checkUpstreams(upstreams []*configs.Upstream) error {
+// checkUpstreams wants to know where each is bound, unless the workload's calls are captured.
+func checkUpstreams(upstreams []*configs.Upstream, captured bool) error {
 	if len(upstreams) > maxUpstreams {
 		return fmt.Errorf("%d upstreams, at most %d are taken", len(upstreams), maxUpstreams)
 	}
@@ -187,6 +220,7 @@ func checkUpstreams(upstreams []*configs.Upstream) error {
 		bind := u.Bind.IsValid() && u.Bind.Port() != 0 && u.Bind.Addr().IsLoopback() && machine(u.Bind.Addr())
 		socket := path.IsAbs(u.Socket) && path.Clean(u.Socket) == u.Socket && len(u.Socket) <= maxSocket && printable(u.Socket) == u.Socket
 		switch {
+		case captured && !u.Bound():
 		case u.Bind.IsValid() == (u.Socket != ""):
 			return fmt.Errorf("upstream %s: it has either an address or a socket", u.Service.Name)
 		case !bind && !socket:

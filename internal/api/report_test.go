@@ -225,6 +225,15 @@ func TestMalformedRegistrationsAreRefusedByName(t *testing.T) {
 		"a socket that climbs": change(func(s *configs.Service) {
 			s.Upstreams = []*configs.Upstream{{Service: configs.ServiceRef{Namespace: "shop", Name: "a"}, Socket: "/run/../etc/x"}}
 		}),
+		"a capture of no kind": change(func(s *configs.Service) { s.Capture = &configs.Capture{Mode: "all"} }),
+		"a capture of nobody":  change(func(s *configs.Service) { s.Capture = &configs.Capture{Mode: "transparent"} }),
+		"a capture of root":    change(func(s *configs.Service) { s.Capture = &configs.Capture{Mode: "transparent", User: "00"} }),
+		"a capture of a user with loopback": change(func(s *configs.Service) {
+			s.Capture = &configs.Capture{Mode: "loopback", User: "web"}
+		}),
+		"a capture of what has no name": change(func(s *configs.Service) {
+			s.Capture = &configs.Capture{Mode: "loopback", Services: []configs.ServiceRef{{Namespace: "*", Name: "a"}}}
+		}),
 		"an upstream to no service": change(func(s *configs.Service) {
 			s.Upstreams = []*configs.Upstream{{Service: configs.ServiceRef{Name: "a"}, Bind: netip.MustParseAddrPort("127.0.0.1:80")}}
 		}),

@@ -15,18 +15,20 @@ import (
 
 // The codes of what a registration can do wrong, at an agent's socket or at the server. configs.Explain has their texts.
 const (
-	CodeUser      = "W5002" // this user may not
-	CodeFile      = "W5003" // a file of services.d declares it
-	CodeOwner     = "W5004" // another user registered it
-	CodeForeign   = "W5005" // its address is not this host's, or this server's to register
-	CodeSocket    = "W5006" // a unix socket, for other users than root
-	CodeTaken     = "W5007" // an address, port or socket is another registration's
-	CodeTooMany   = "W5008" // or too fast
-	CodeUnit      = "W5009" // the unit's user is not known
-	CodeMalformed = "W5010"
-	CodeHost      = "W5011" // the address is a host's that has an agent
-	CodeUnknown   = "W5012" // nothing of the name is registered
-	CodeNoTTL     = "W5013" // it needs no heartbeats
+	CodeUser    = "W5002" // this user may not
+	CodeFile    = "W5003" // a file of services.d declares it
+	CodeOwner   = "W5004" // another user registered it
+	CodeForeign = "W5005" // its address is not this host's, or this server's to register
+	CodeSocket  = "W5006" // a unix socket, for other users than root
+
+	CodeConnections = "W5022" // another user's connections redirected, for other users than root
+	CodeTaken       = "W5007" // an address, port or socket is another registration's
+	CodeTooMany     = "W5008" // or too fast
+	CodeUnit        = "W5009" // the unit's user is not known
+	CodeMalformed   = "W5010"
+	CodeHost        = "W5011" // the address is a host's that has an agent
+	CodeUnknown     = "W5012" // nothing of the name is registered
+	CodeNoTTL       = "W5013" // it needs no heartbeats
 )
 
 // ServiceRef names a registration.
