@@ -18,9 +18,5 @@ var laterCodes = slices.Concat(
 			"Write the block into the policy folder, or into the folder of a static registry."},
 	},
 	serviceCodes,
-	[]Code{
-		{"W5020", "capture or guard falls short",
-			"An agent cannot capture a workload as its service block says, or cannot tell its connections from others'. What can be done is done; the message says what is not. A warning.",
-			"Correct what the message names. docs/architecture.md, Capture, says what capture and guard need of a host."},
-	},
+	[]Code{},
 )

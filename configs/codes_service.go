@@ -39,7 +39,7 @@ var serviceCodes = []Code{
 	{"W5013", "no ttl",
 		"A heartbeat came for what is registered without a ttl. It needs none.",
 		"Leave the heartbeats, or register it with -ttl."},
-	{"W5022", "another user's connections",
+	{"W5014", "another user's connections",
 		"capture \"transparent\" with a user has that user's connections redirected to the workload's proxy, where they get the workload's identity. That is root's to ask for, and the agent's user's.",
 		"Leave user out, so that it is the connections of the workload's unit, or register as root."},
 }

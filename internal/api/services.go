@@ -21,7 +21,7 @@ const (
 	CodeForeign = "W5005" // its address is not this host's, or this server's to register
 	CodeSocket  = "W5006" // a unix socket, for other users than root
 
-	CodeConnections = "W5022" // another user's connections redirected, for other users than root
+	CodeConnections = "W5014" // another user's connections redirected, for other users than root
 	CodeTaken       = "W5007" // an address, port or socket is another registration's
 	CodeTooMany     = "W5008" // or too fast
 	CodeUnit        = "W5009" // the unit's user is not known
