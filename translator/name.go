@@ -43,8 +43,28 @@ func clusterName(r mesh.ClusterRef) string {
 	return s
 }
 
-// EndpointsName is the name of the resource with the endpoints of a cluster.
-func EndpointsName(r mesh.ClusterRef) string { return clusterName(r) }
+// EndpointsNames lists the resources with the endpoints of a cluster: all callers', and each variant's.
+func EndpointsNames(v *mesh.View, r mesh.ClusterRef) []string {
+	out := []string{clusterName(r)}
+	for _, variant := range v.Variants() {
+		out = append(out, variantOf(out[0], variant))
+	}
+	return out
+}
+
+// UpstreamNames lists the listeners of the workloads that call through a proxy.
+func UpstreamNames(px *mesh.Proxy) []string {
+	var out []string
+	for _, s := range px.Scopes {
+		for _, u := range s.Upstreams {
+			out = append(out, variantOf(outListener(s.Service, u), s.Variant))
+		}
+	}
+	return out
+}
+
+// InListenerName is the name of the listener at a mesh port.
+func InListenerName(port uint16) string { return inListener(port) }
 
 // variantOf names the variant of a cluster, listener or route configuration that only one workload's calls use: "reviews.default:9080~1a2b3c4d".
 // What all share has none.

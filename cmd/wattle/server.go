@@ -158,6 +158,7 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, file 
 		Log: log, Dir: cfg.Policy, Config: vars, TrustDomain: s.ca.TrustDomain,
 		Revisions: s.store, Registries: s.registry, Health: s.checker.Health, Facts: s.registrar.Facts,
 		OnPolicy: s.registrar.SetPolicy, Publish: s.xds.Apply, Pace: pace,
+		Moved: (&drain.Moves{Lagging: s.xds.Lagging, Ready: s.registrar.Ready}).Done,
 	})
 	s.callers = drain.New(drain.Options{State: s.loop.State, Lagging: s.xds.Lagging})
 	s.nodes = api.NewNode(api.NodeOptions{Log: log, CA: s.ca, Store: s.store, Registrar: s.registrar, Holds: s.holds, Callers: s.callers})

@@ -237,7 +237,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	proxies := &proxies{
 		log: log, adapter: a.o.Adapter, runDir: cfg.RunDir, conn: conn, envoys: a.o.Envoys, keep: a.keep, disk: a.disk, ask: a.ask,
 		proven: a.proven, barred: a.barred, crashes: a.o.Crashes,
-		node: &a.node.held, plan: &plan, certs: &certs.held,
+		node: &a.node.held, plan: &plan, certs: &certs.held, linger: time.Duration(cfg.DrainTime),
 	}
 	var capturer *capturer
 	if a.o.Capture != nil {

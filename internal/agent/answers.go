@@ -25,7 +25,7 @@ const (
 	retryPoll  = 500 * time.Millisecond
 )
 
-// serving says whether the host's Envoy does what it was told.
+// serving says whether an Envoy of the host does what it was told.
 type serving uint8
 
 const (

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -49,14 +51,35 @@ type proxies struct {
 	barred  *lkg.Store
 	crashes <-chan adapters.Crash
 	disk    *disk
+	linger  time.Duration        // relayOptions.Linger
 	ask     <-chan chan struct{} // answered to show that the work goes on
 	conn    grpc.ClientConnInterface
 	node    *value[*credential]
 	plan    *value[*planpb.HostPlan]
 	certs   *value[holdings]
-	serving value[serving] // the host's own proxy
+	serving value[map[string]serving] // by the proxies' names; each map is immutable
 	// workloads is what workloads get; nil: nothing is known of that.
 	workloads *value[*adapters.Workloads]
+
+	mu sync.Mutex // serving is being changed
+}
+
+// setServing says how the Envoy of a proxy is.
+func (p *proxies) setServing(name string, now serving) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.serving.Now()
+	if was[name] == now {
+		return
+	}
+	next := maps.Clone(was)
+	if next == nil {
+		next = map[string]serving{}
+	}
+	if next[name] = now; now == servingUnknown {
+		delete(next, name)
+	}
+	p.serving.Set(next)
 }
 
 // run follows the plan until ctx is done. The host's own proxy has its relay from the start, since the plan comes
@@ -87,6 +110,7 @@ func (p *proxies) run(ctx context.Context) error {
 				t.cancel()
 				<-t.done
 				delete(tasks, name)
+				p.setServing(name, servingUnknown)
 			}
 		}
 		for _, name := range append([]string{hostProxy}, want...) {
@@ -164,7 +188,7 @@ func (p *proxies) names(host string, plan *planpb.HostPlan) []string {
 func (p *proxies) relay(ctx context.Context, host, name string, crashes <-chan adapters.Crash) {
 	o := relayOptions{
 		Log: p.log, ID: host + "/" + name, Dir: filepath.Join(p.runDir, name), Conn: p.conn,
-		Node: p.node, Plan: p.plan, Certs: p.certs, Keep: p.keep, Disk: p.disk,
+		Node: p.node, Plan: p.plan, Certs: p.certs, Keep: p.keep, Disk: p.disk, Linger: p.linger,
 		Proven: p.proven, Barred: p.barred, Admin: filepath.Join(cmp.Or(p.envoys.AdminDir, p.runDir), name, launch.AdminSocket), Crashes: crashes,
 	}
 	if k, ok := p.adapter.(adapters.Killer); ok {
@@ -173,13 +197,9 @@ func (p *proxies) relay(ctx context.Context, host, name string, crashes <-chan a
 	if p.envoys.Owner != nil {
 		o.Group, o.Owner = p.envoys.Group, func(ctx context.Context) (uint32, error) { return p.envoys.Owner(ctx, name) }
 	}
+	o.SetServing = func(now serving) { p.setServing(name, now) }
 	if name == hostProxy {
 		o.SetPlan = p.plan.Set
-		o.SetServing = func(now serving) {
-			if p.serving.Now() != now {
-				p.serving.Set(now)
-			}
-		}
 	}
 	pause := newPause()
 	for {

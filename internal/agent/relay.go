@@ -48,8 +48,11 @@ type relayOptions struct {
 	Crashes        <-chan adapters.Crash       // of this proxy's Envoy
 	Kill           func(context.Context) error // ends an Envoy that hangs; nil: that cannot be
 	Disk           *disk
-	// SetPlan, if set, makes this the relay that fetches the host's plan, and SetServing is told how its Envoy is.
-	SetPlan    func(*planpb.HostPlan)
+	// SetPlan, if set, makes this the relay that fetches the host's plan.
+	SetPlan func(*planpb.HostPlan)
+	// Linger is how long what the server takes back of a caller's way stays for connections that live on.
+	Linger time.Duration
+	// SetServing is told how the proxy's Envoy is.
 	SetServing func(serving)
 }
 
@@ -66,14 +69,15 @@ type relay struct {
 	inbox chan *xds.Response
 	ready chan struct{} // closed when Envoy may be answered
 
-	kept    *kept
-	plan    *translator.Resource // the plan as it came; nil: this relay does not fetch it, or it is empty
-	unkept  bool                 // something came since the state was last handed to kept
-	seen    [translator.NumTypes]bool
-	settled bool
-	last    sources
-	guard   guard
-	answers *answers
+	kept      *kept
+	plan      *translator.Resource // the plan as it came; nil: this relay does not fetch it, or it is empty
+	unkept    bool                 // something came since the state was last handed to kept
+	seen      [translator.NumTypes]bool
+	settled   bool
+	last      sources
+	lingering lingering
+	guard     guard
+	answers   *answers
 }
 
 // sources are the values that secrets were last made of.
@@ -85,7 +89,7 @@ type sources struct {
 func newRelay(o relayOptions) *relay {
 	r := &relay{
 		o: o, seats: newSeats(o.ID),
-		inbox: make(chan *xds.Response), ready: make(chan struct{}),
+		inbox: make(chan *xds.Response), ready: make(chan struct{}), lingering: lingering{limit: o.Linger},
 	}
 	r.table = newTable(r.seats.ids)
 	r.kept = &kept{log: o.Log, store: o.Keep, disk: o.Disk, id: o.Node.Now().id.String() + " " + o.ID, name: filepath.Base(o.Dir)}
@@ -170,9 +174,7 @@ func (r *relay) loop(ctx context.Context) error {
 		}
 		r.open(plan, held)
 		r.answers.expect(plan == nil || len(r.identities(plan)) > 0)
-		if r.o.SetServing != nil {
-			r.o.SetServing(r.answers.serving())
-		}
+		r.o.SetServing(r.answers.serving())
 		if r.unkept && gathered == nil && r.complete() {
 			gathered = time.After(gather)
 		}
@@ -182,6 +184,8 @@ func (r *relay) loop(ctx context.Context) error {
 		case <-gathered:
 			gathered, r.unkept = nil, false
 			r.kept.next.Set(r.state())
+		case <-r.lingering.next(time.Now()):
+			r.letGo()
 		case c := <-r.o.Crashes:
 			r.crashed(ctx, c)
 		case p := <-r.guard.pulses:
@@ -267,7 +271,7 @@ func (r *relay) receive(resp *xds.Response) {
 		return
 	}
 	lifts := r.table.pins.news(resp)
-	changes, err := r.table.receive(resp)
+	changes, err := r.table.receive(r.lingering.hold(resp, time.Now()))
 	if lifts {
 		r.local.Apply(changes)
 		var wrong error

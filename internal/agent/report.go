@@ -30,7 +30,7 @@ type facts struct {
 	checked map[workload]health
 	silent  map[workload]health
 	held    holdings
-	serving serving
+	serving map[string]serving // by proxy
 	faults  configs.Diagnostics
 	waited  bool              // the first plan has had its time
 	host    map[string]string // what it is
@@ -48,7 +48,7 @@ type reporter struct {
 	beats    *value[map[workload]health] // of those that lack a heartbeat
 	health   *value[map[workload]health]
 	certs    *value[holdings]
-	serving  *value[serving]
+	serving  *value[map[string]serving]
 	faults   *value[configs.Diagnostics] // of capture; nil: there is none
 
 	judged   *value[map[workload]health] // what was reported; written here
@@ -188,7 +188,7 @@ func (r *reporter) complete(f facts) bool {
 		return f.waited
 	}
 	for _, w := range f.plan.GetWorkloads() {
-		if _, tried := f.held[w.GetIdentity()]; !tried || f.serving == servingUnknown {
+		if _, tried := f.held[w.GetIdentity()]; !tried || f.serving[proxyOf(w)] == servingUnknown {
 			return false
 		}
 		if len(probes(w)) > 0 && !f.checked[workloadOf(w)].Known {
@@ -209,7 +209,7 @@ func (r *reporter) report(f facts) *apipb.ReportRequest {
 		now[key] = h
 		out.Health = append(out.Health, &apipb.HealthReport{
 			Namespace: key.namespace, Service: key.service, Instance: key.instance,
-			Healthy: h.Healthy, Reason: h.Reason,
+			Healthy: h.Healthy, Reason: h.Reason, Ready: ready(w, f),
 		})
 	}
 	if !maps.Equal(now, r.judged.Now()) {
@@ -237,6 +237,30 @@ func withFaults(declared []byte, faults configs.Diagnostics) []byte {
 	return out
 }
 
+// proxyOf is the name of the proxy that callers of a workload are sent to.
+func proxyOf(w *planpb.Workload) string { return cmp.Or(w.GetProxy(), hostProxy) }
+
+// envoyOf names its Envoy for people.
+func envoyOf(w *planpb.Workload) string {
+	if name := proxyOf(w); name != hostProxy {
+		return "its own Envoy, " + name + ","
+	}
+	return "the host's Envoy"
+}
+
+// ready lists the proxies that have a workload's identity and whose Envoys do what they were told. It may have two while it
+// moves from one to the other.
+func ready(w *planpb.Workload, f facts) []string {
+	var out []string
+	for _, x := range f.plan.GetProxies() {
+		_, name, _ := strings.Cut(x.GetId(), "/")
+		if f.serving[name] == servingYes && slices.Contains(x.GetIdentities(), w.GetIdentity()) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
 // judge says how a workload is: what its checks say, unless nobody could reach it anyway. Until a check that is new has
 // its first result, what was reported before holds.
 func (r *reporter) judge(w *planpb.Workload, f facts) health {
@@ -246,10 +270,10 @@ func (r *reporter) judge(w *planpb.Workload, f facts) health {
 	switch {
 	case held.leaf == nil:
 		return health{Reason: strings.TrimSuffix("waiting for certificate: "+held.waiting, ": ")}
-	case f.serving == servingUnknown:
-		return health{Reason: "waiting for the host's Envoy"}
-	case f.serving == servingNo:
-		return health{Reason: "the host's Envoy does not run"}
+	case f.serving[proxyOf(w)] == servingUnknown:
+		return health{Reason: "waiting for " + envoyOf(w)}
+	case f.serving[proxyOf(w)] == servingNo:
+		return health{Reason: envoyOf(w) + " does not run"}
 	case late:
 		return health{Reason: silent.Reason}
 	case len(probes(w)) == 0:

@@ -237,6 +237,22 @@ func (r *Registrar) Alive(key registry.WorkloadKey) bool {
 	return h != nil && r.health[key].Health == registry.Healthy && (h.end != nil || time.Since(h.left) < silence)
 }
 
+// Ready lists the proxies of a workload's host that could serve it, as the host's agent says.
+func (r *Registrar) Ready(key registry.WorkloadKey) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.hosts[key.Host]
+	if h == nil {
+		return nil
+	}
+	want := store.Health{Namespace: key.Service.Namespace, Service: key.Service.Name, Instance: key.Instance}
+	i, ok := slices.BinarySearchFunc(h.said.health, want, compareHealth)
+	if !ok {
+		return nil
+	}
+	return strings.Fields(h.said.health[i].Ready)
+}
+
 // SetPolicy says which policy is in force: its host blocks and gateways are grants, and the operator's word on
 // addresses. What was registered is judged anew. Until the first call, what the store has counts as granted. It is
 // cheap when hosts and gateways are the same, and does not block.

@@ -26,6 +26,7 @@ const (
 	maxRegistrations = 256
 	maxBody          = 64 << 10 // bytes
 	maxHealth        = 1024
+	maxReady         = 4   // proxies of one workload
 	maxReason        = 512 // bytes; the rest is cut off
 	maxOrigin        = 256 // bytes
 	maxPorts         = 64
@@ -236,6 +237,12 @@ func stored(s *configs.Service) (store.Registration, error) {
 	return store.Registration{Namespace: s.Namespace, Service: s.Name, Instance: s.Instance, Body: body, Origin: s.Origin}, err
 }
 
+// proxyNames joins the names of proxies that a node says, without what is none.
+func proxyNames(all []string) string {
+	out := slices.DeleteFunc(slices.Clone(all[:min(len(all), maxReady)]), func(s string) bool { return !proxyName.MatchString(s) })
+	return strings.Join(out, " ")
+}
+
 // parseHealth takes what a node says of its workloads.
 func parseHealth(all []*apipb.HealthReport) ([]store.Health, error) {
 	if len(all) > maxHealth {
@@ -251,6 +258,7 @@ func parseHealth(all []*apipb.HealthReport) ([]store.Health, error) {
 			Namespace: h.GetNamespace(), Service: h.GetService(), Instance: h.GetInstance(),
 			Healthy: h.GetHealthy(), Reason: printable(clip(h.GetReason(), maxReason)),
 			Drain: h.GetDrain(), Idle: h.GetDrain() != 0 && h.GetIdle(),
+			Ready: proxyNames(h.GetReady()),
 		})
 	}
 	slices.SortStableFunc(out, compareHealth)

@@ -29,7 +29,7 @@ var ours = map[string][]string{
 	"internal/xds":      {"translator"},
 
 	// Servers and agents.
-	"internal/drain": {"registry", "internal/pipeline", "translator"},
+	"internal/drain": {"registry", "internal/mesh", "internal/pipeline", "translator"},
 	"internal/ca":    {"internal/spiffe"},
 	"internal/store": {"registry", "internal/mesh"},
 	"internal/api": {"configs", "registry", "internal/api/apipb", "internal/ca", "internal/mesh", "internal/pipeline",

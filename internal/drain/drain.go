@@ -52,7 +52,7 @@ func (c *Callers) Of(key registry.WorkloadKey) (lagging, away []string, told boo
 				if e.Health == registry.Healthy {
 					return nil, nil, false
 				}
-				names = append(names, translator.EndpointsName(set.ClusterRef))
+				names = append(names, translator.EndpointsNames(st.View, set.ClusterRef)...)
 				break
 			}
 		}

@@ -5,6 +5,7 @@ package mesh
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
@@ -268,4 +269,16 @@ func (v *View) ProxyIDs() []string {
 		out = append(out, string(k))
 	}
 	return out
+}
+
+// Variants lists those of all scopes, sorted.
+func (v *View) Variants() []string {
+	var out []string
+	for s := range values(v.Scopes) {
+		if s.Variant != "" {
+			out = append(out, s.Variant)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }

@@ -23,6 +23,9 @@ const (
 	maxGap = 50 * time.Millisecond
 )
 
+// moveGap is how often it is looked whether workloads that move may take their next step.
+const moveGap = 50 * time.Millisecond
+
 // Revisions numbers policies and keeps what must survive a restart.
 type Revisions interface {
 	// Revision returns the number of the policy with this content hash: the last one's if it is the same, else the next.
@@ -44,10 +47,13 @@ type Options struct {
 	Config     configs.Options // how it is loaded
 	Revisions  Revisions
 	Registries Registries
-	Health     func() registry.HealthMap             // nil: no agents report
-	Facts      func() *static.Facts                  // likewise
-	OnPolicy   func(*configs.Policy)                 // told of a policy before it is published; nil: nobody listens
-	Publish    func(translator.Changes) (gen uint64) // applies changes; must not block
+	Health     func() registry.HealthMap // nil: no agents report
+	Facts      func() *static.Facts      // likewise
+	// Moved lists the workloads of the view in force that may take the next step of their moves from proxy to proxy. It is
+	// asked after what it sees was published. nil: none ever may.
+	Moved    func(*mesh.View) []registry.WorkloadKey
+	OnPolicy func(*configs.Policy)                 // told of a policy before it is published; nil: nobody listens
+	Publish  func(translator.Changes) (gen uint64) // applies changes; must not block
 	// TrustDomain is what the CA was made for: a policy with another one is rejected. Empty: any.
 	TrustDomain string
 	// Pace is the least time between two changes of one service's endpoints that registries and agents give rise to. Zero:
@@ -167,13 +173,16 @@ func (l *Loop) Run(ctx context.Context) error {
 		return err
 	}
 	l.world.Store(true)
-	var held <-chan time.Time // nil while nothing is held back
+	var held, moving <-chan time.Time // nil while nothing is held back, and nothing moves
 	for {
 		began := time.Now()
 		if folder, world := l.folder.Swap(false), l.world.Swap(false); folder || world {
 			r.run(folder, world)
 			if held = nil; !r.pacer.due.IsZero() {
 				held = time.After(time.Until(r.pacer.due))
+			}
+			if moving = nil; r.moves() {
+				moving = time.After(moveGap)
 			}
 			select {
 			case <-time.After(min(max(2*time.Since(began), minGap), maxGap)):
@@ -191,6 +200,10 @@ func (l *Loop) Run(ctx context.Context) error {
 			close(done)
 		case <-held:
 			l.world.Store(true)
+		case <-moving:
+			if moving = time.After(moveGap); len(r.moved()) > 0 {
+				l.world.Store(true)
+			}
 		case err := <-watched:
 			watched <- err
 			return err

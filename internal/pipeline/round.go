@@ -147,7 +147,7 @@ func (r *round) build(policy *configs.Policy) (*State, configs.Diagnostics) {
 	sets := append([]registry.Set{{Name: policySet, Services: services}}, r.sets...)
 	next.Catalog = registry.Merge(r.state.Catalog, sets, r.health)
 	var diags configs.Diagnostics
-	next.View, diags = mesh.Resolve(r.state.View, next.Catalog, policy)
+	next.View, diags = mesh.Resolve(r.state.View.Advance(r.moved()), next.Catalog, policy)
 	diags = append(disputes(r.disputed, next.Catalog), diags...)
 	out, err := translator.Translate(r.state.Output, next.View)
 	if err != nil {

@@ -36,6 +36,7 @@ type Health struct {
 	Reason    string `json:"reason,omitempty"`
 	Drain     uint64 `json:"drain,omitempty"` // not zero: it takes no new requests; grows with each time
 	Idle      bool   `json:"idle,omitempty"`  // and nothing is under way to it
+	Ready     string `json:"ready,omitempty"` // proxies of the host that could serve it; with spaces between
 }
 
 // SaveReports replaces what is kept of the nodes' reports, all or none.

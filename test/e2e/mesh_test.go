@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -196,7 +197,9 @@ func (m *mesh) binds(policy *configs.Policy) []string {
 			continue
 		}
 		for _, s := range h.Services {
-			out = append(out, netip.AddrPortFrom(h.Address, h.MeshPort).String())
+			if cmp.Or(s.Mode, h.Mode) != "sidecar" { // whose port depends on who came first
+				out = append(out, netip.AddrPortFrom(h.Address, h.MeshPort).String())
+			}
 			for _, u := range s.Upstreams {
 				if u.Socket != "" {
 					out = append(out, "unix:"+u.Socket)

@@ -423,7 +423,10 @@ type HealthReport struct {
 	// begins to drain, so that what the server says of one drain is not taken for another's.
 	Drain uint64 `protobuf:"varint,6,opt,name=drain,proto3" json:"drain,omitempty"`
 	// It drains, and nothing is under way to it any more.
-	Idle          bool `protobuf:"varint,7,opt,name=idle,proto3" json:"idle,omitempty"`
+	Idle bool `protobuf:"varint,7,opt,name=idle,proto3" json:"idle,omitempty"`
+	// The names on the host of those proxies that have the workload's identity and do what they were told: where it could be
+	// served.
+	Ready         []string `protobuf:"bytes,8,rep,name=ready,proto3" json:"ready,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -505,6 +508,13 @@ func (x *HealthReport) GetIdle() bool {
 		return x.Idle
 	}
 	return false
+}
+
+func (x *HealthReport) GetReady() []string {
+	if x != nil {
+		return x.Ready
+	}
+	return nil
 }
 
 type ReportResponse struct {
@@ -996,7 +1006,7 @@ const file_internal_api_apipb_agent_proto_rawDesc = "" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\tR\binstance\x12\x12\n" +
 	"\x04body\x18\x04 \x01(\fR\x04body\x12\x16\n" +
-	"\x06origin\x18\x05 \x01(\tR\x06origin\"\xbe\x01\n" +
+	"\x06origin\x18\x05 \x01(\tR\x06origin\"\xd4\x01\n" +
 	"\fHealthReport\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
@@ -1004,7 +1014,8 @@ const file_internal_api_apipb_agent_proto_rawDesc = "" +
 	"\ahealthy\x18\x04 \x01(\bR\ahealthy\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05drain\x18\x06 \x01(\x04R\x05drain\x12\x12\n" +
-	"\x04idle\x18\a \x01(\bR\x04idle\"\xc7\x01\n" +
+	"\x04idle\x18\a \x01(\bR\x04idle\x12\x14\n" +
+	"\x05ready\x18\b \x03(\tR\x05ready\"\xc7\x01\n" +
 	"\x0eReportResponse\x12,\n" +
 	"\arefused\x18\x01 \x03(\v2\x12.wattle.v1.RefusalR\arefused\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12#\n" +
