@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -125,7 +126,7 @@ func (w *world) listen() {
 	g.Go(func() error { return srv.Serve(l) })
 	w.stop = sync.OnceFunc(func() {
 		srv.Stop()
-		if err := g.Wait(); err != nil {
+		if err := g.Wait(); err != nil && !errors.Is(err, grpc.ErrServerStopped) { // before it began to serve
 			w.t.Error(err)
 		}
 	})
