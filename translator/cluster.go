@@ -251,11 +251,11 @@ func certs(proxy string, identities []string) (*Resource, error) {
 		names = append(names, OutSecret(id))
 	}
 	m := &clusterv3.Cluster{
-		Name:                 certsCluster,
+		Name:                 CertsCluster,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		ConnectTimeout:       durationpb.New(connectTimeout),
-		LoadAssignment:       &endpointv3.ClusterLoadAssignment{ClusterName: certsCluster},
+		LoadAssignment:       &endpointv3.ClusterLoadAssignment{ClusterName: CertsCluster},
 		TransportSocket:      p.upstreamTLS("", nil, names),
 	}
-	return p.encode(Key{Type: Cluster, Name: certsCluster, Variant: proxy}, m, "")
+	return p.encode(Key{Type: Cluster, Name: CertsCluster, Variant: proxy}, m, "")
 }

@@ -11,7 +11,6 @@ import (
 // Names that are the same on every proxy.
 const (
 	passedCluster = "passthrough"          // leads to where a redirected connection was sent
-	certsCluster  = "certs"                // prefetches the outbound secrets
 	selfSecret    = "out:self"             // the host's own certificate, for what Envoy sends by itself
 	RootsSecret   = "roots"                // what to trust
 	tcpALPN       = "wattle-tcp"           // offered on mesh connections that carry bytes

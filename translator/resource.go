@@ -41,6 +41,9 @@ type Key struct {
 	Variant string // empty for what all proxies share
 }
 
+// CertsCluster is the cluster by which an Envoy fetches the secrets that its workloads call with, ahead of their first call.
+const CertsCluster = "certs"
+
 // Resource is one encoded resource. Immutable; its bytes are shared by everything that sends it.
 type Resource struct {
 	Key

@@ -108,6 +108,13 @@ func (t *table) state() snapshot {
 // serve brings what is served of a resource to what is wanted, a listener as far as its secrets are there.
 func (t *table) serve(d *difference, k translator.Key) error {
 	r := t.wanted(k)
+	if k == prefetchKey && r != nil {
+		part, err := prefetching(r, t.has)
+		if err != nil {
+			return err
+		}
+		r = part
+	}
 	if k.Type != translator.Listener {
 		if r == nil {
 			d.drop(k)
@@ -145,6 +152,9 @@ func (t *table) setSecrets(secrets map[string]*translator.Resource) (translator.
 		d.put(s)
 	}
 	t.secrets = secrets
+	if t.wanted(prefetchKey) != nil {
+		errs = append(errs, t.serve(d, prefetchKey))
+	}
 	for name, in := range t.inbound {
 		r := t.wanted(translator.Key{Type: translator.Listener, Name: name})
 		if err := t.serveListener(d, r, in); err != nil {
@@ -154,10 +164,13 @@ func (t *table) setSecrets(secrets map[string]*translator.Resource) (translator.
 	return d.changes(), errors.Join(errs...)
 }
 
+// has reports whether there is a secret.
+func (t *table) has(secret string) bool { return t.secrets[secret] != nil }
+
 // serveListener serves a listener as far as its secrets are there. in is nil if it needs none.
 func (t *table) serveListener(d *difference, r *translator.Resource, in *inbound) error {
 	if in != nil {
-		part, err := in.with(func(secret string) bool { return t.secrets[secret] != nil })
+		part, err := in.with(t.has)
 		if err != nil {
 			return err
 		}
