@@ -58,6 +58,12 @@ func (c *Client) Server(ctx context.Context) (s Server, err error) {
 	return s, err
 }
 
+// HotRestartVersion returns which Envoys can take over from this one.
+func (c *Client) HotRestartVersion(ctx context.Context) (string, error) {
+	text, err := c.ask(ctx, http.MethodGet, "/hot_restart_version")
+	return strings.TrimSpace(string(text)), err
+}
+
 // Connections counts those that others have to the Envoy's listeners.
 func (c *Client) Connections(ctx context.Context) (int, error) {
 	return c.sum(ctx, `^listener\..*downstream_cx_active$`)

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wattle-mesh/wattle/internal/admin"
 	"github.com/wattle-mesh/wattle/internal/systemd"
 )
 
@@ -112,7 +113,11 @@ func (u Unit) versions(ctx context.Context, envoy string, now running) (is, will
 	if ended(now.PID) {
 		return "", "", fmt.Errorf("process %d has ended; systemctl restart starts another", now.PID)
 	}
-	is, err = hotVersion(ctx, filepath.Join("/proc", strconv.Itoa(now.PID), "exe")) // also if the file has gone
+	// Its file may be another by now, or gone; and the kernel shows that of a process with more rights than this one to nobody.
+	// An Envoy whose successor failed has no admin interface any more.
+	if is, err = admin.New(u.path(AdminSocket)).HotRestartVersion(ctx); err != nil {
+		is, err = hotVersion(ctx, filepath.Join("/proc", strconv.Itoa(now.PID), "exe"))
+	}
 	if err == nil {
 		will, err = hotVersion(ctx, envoy)
 	}

@@ -16,7 +16,7 @@ func (w *world) gateway(body string) error {
 	text := "mesh {\n  trust_domain = \"lab.example\"\n}\n"
 	if body != "" {
 		text += "gateway \"web\" {\n  run_on = [\"" + w.callee.name + "\"]\n" + body + "}\n" +
-			"virtual_service \"web\" {\n  hosts    = [\"echo\"]\n  gateways = [\"web\"]\n  http \"all\" {\n    route {\n      host = \"echo\"\n      port = 8080\n    }\n  }\n}\n"
+			"virtual_service \"web\" {\n  hosts    = [\"*\"]\n  gateways = [\"web\"]\n  http \"all\" {\n    route {\n      host = \"echo\"\n      port = 8080\n    }\n  }\n}\n"
 	}
 	return w.server.write("/etc/wattle/policy/mesh.hcl", text, 0o644)
 }
