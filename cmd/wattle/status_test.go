@@ -164,7 +164,7 @@ func TestStatusShowsWhatIsWrongInAFolderOfServices(t *testing.T) {
 	good := "1 service, 1 endpoint"
 	c.await("ready", good, "synced  ")
 	c.write("services/bad.hcl", "service \"api\" {\n  prt  = 1\n  port = 99999\n}\n")
-	c.await(good, "synced, 2 errors",
+	c.await(good, "stale, 3 errors",
 		"on services/bad.hcl:2:3, in registry \"files\":\n   2:   prt  = 1\n        ^^^\n", "on services/bad.hcl:3:10, in registry \"files\":\n   3:   port = 99999\n               ^^^^^\n")
 	if err := os.Remove(filepath.Join(c.dir, "services/bad.hcl")); err != nil {
 		t.Fatal(err)
@@ -173,5 +173,5 @@ func TestStatusShowsWhatIsWrongInAFolderOfServices(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(c.dir, "services")); err != nil {
 		t.Fatal(err)
 	}
-	c.await("on services, in registry \"files\":", "cannot be read", "synced, 1 error")
+	c.await("on services, in registry \"files\":", "cannot be read", "stale, ")
 }
