@@ -300,6 +300,7 @@ func TestANodeCannotGoRoundItsPace(t *testing.T) {
 	if left := w.node.reports.of("h1").Tokens(); left > reportBurst-15 {
 		t.Errorf("after 15 reports on 3 streams %v more may come at once", left)
 	}
+	w.node.signs.of("h1").SetLimit(0)
 	w.node.signs.of("h1").AllowN(time.Now(), signBurst)
 	_, err := c.Sign(t.Context(), &apipb.SignRequest{Csr: newCSR(t, newKey(t))})
 	wantCode(t, "more certificates than a host needs", err, codes.ResourceExhausted, "too many")
