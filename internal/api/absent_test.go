@@ -1,10 +1,11 @@
 package api
 
 import (
+	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,16 +16,19 @@ import (
 
 // A host is dead when its agent is silent for a minute and its Envoy does not answer, unless most hosts are silent.
 func TestAHostWhoseLeaseHasRunOut(t *testing.T) {
-	s := newSite(t, "127.0.0.1:0")
-	r := s.registrar
-	var mu sync.Mutex
+	kept, err := store.Open(filepath.Join(t.TempDir(), "state", "wattle.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
 	var asked []netip.AddrPort
 	there := map[netip.AddrPort]bool{}
-	r.o.Answers = func(at netip.AddrPort) bool {
-		mu.Lock()
-		defer mu.Unlock()
+	r, err := NewRegistrar(RegistrarOptions{Log: slog.New(slog.DiscardHandler), Store: kept, Answers: func(at netip.AddrPort) bool {
 		asked = append(asked, at)
 		return there[at]
+	}})
+	if err != nil {
+		t.Fatal(err)
 	}
 	r.mu.Lock()
 	for _, name := range []string{"h1", "h2", "h3"} {
@@ -74,7 +78,7 @@ func TestAHostWhoseLeaseHasRunOut(t *testing.T) {
 	if health("h1").Health != registry.Healthy {
 		t.Errorf("its agent is back: %+v", health("h1"))
 	}
-	s.policy([]*configs.Host{{Name: "h1", Address: netip.MustParseAddr("10.0.0.1"), MeshPort: 8000, Mode: "sidecar", Services: []*configs.Service{service("web")}}})
+	r.SetPolicy(&configs.Policy{Hosts: []*configs.Host{{Name: "h1", Address: netip.MustParseAddr("10.0.0.1"), MeshPort: 8000, Mode: "sidecar", Services: []*configs.Service{service("web")}}}})
 	leave("h1", now.Add(-hostLease))
 	asked = nil
 	if r.miss(now); len(asked) != meshPorts || asked[31] != netip.MustParseAddrPort("10.0.0.1:8031") {
