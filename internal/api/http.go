@@ -196,7 +196,7 @@ func (h *handler) status() (any, error) {
 		Diagnostics: diagnostics(st), ServerFile: h.o.ServerFile(), Registries: h.o.Registries(), Proxies: countProxies(h.o.Proxies()), Nodes: len(nodes),
 		TrustDomain: h.o.Node.o.CA.TrustDomain, Store: h.o.Node.o.Store.ID(), Version: h.o.Version,
 	}
-	if err, since := h.o.Node.o.Store.Fault(); err != nil {
+	if since, err := h.o.Node.o.Store.Fault(); err != nil {
 		s.Alarms = append(s.Alarms, Alarm{Name: "disk", Text: fmt.Sprintf("%v (since %s); what is in force stays and is served, changes are refused: free some space on the server's disk", err, stamp(since))})
 	}
 	for _, n := range nodes {

@@ -55,7 +55,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(c.alarms, float64(other), "other")
 	gauge(c.skew, skew.Seconds())
 	bad := 0.0
-	if err, _ := c.n.o.Store.Fault(); err != nil {
+	if _, err := c.n.o.Store.Fault(); err != nil {
 		bad = 1
 	}
 	gauge(c.store, bad)

@@ -26,11 +26,11 @@ type fault struct {
 	wake  chan struct{}
 }
 
-// Fault returns why the store cannot be written, and since when; nil: it can.
-func (s *Store) Fault() (err error, since time.Time) { //nolint:revive // the error is the value
+// Fault returns since when the store cannot be written, and why; nil: it can.
+func (s *Store) Fault() (since time.Time, err error) {
 	s.fault.mu.Lock()
 	defer s.fault.mu.Unlock()
-	return s.fault.err, s.fault.since
+	return s.fault.since, s.fault.err
 }
 
 // update changes the file, all or nothing.
@@ -68,7 +68,7 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		for err, _ := s.Fault(); err != nil; err, _ = s.Fault() {
+		for _, err := s.Fault(); err != nil; _, err = s.Fault() {
 			select {
 			case <-time.After(mendEvery):
 			case <-ctx.Done():
