@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -74,11 +75,45 @@ func (c *Client) Active(ctx context.Context) (int, error) {
 	return c.sum(ctx, `^(http\..*downstream_rq_active|tcp\..*downstream_cx_active)$`)
 }
 
+// Under counts, for each of these stat prefixes of listeners' filters, what is under way: requests of its HTTP connection
+// manager, and connections of its TCP proxy. What Envoy knows nothing of has none.
+func (c *Client) Under(ctx context.Context, prefixes []string) (map[string]int, error) {
+	quoted := make([]string, len(prefixes))
+	for i, p := range prefixes {
+		quoted[i] = regexp.QuoteMeta(statName(p))
+	}
+	all, err := c.gauges(ctx, `^(http\.(`+strings.Join(quoted, "|")+`)\.downstream_rq_active|tcp\.(`+strings.Join(quoted, "|")+`)\.downstream_cx_active)$`)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]int{}
+	for _, p := range prefixes {
+		out[p] = all["http."+statName(p)+".downstream_rq_active"] + all["tcp."+statName(p)+".downstream_cx_active"]
+	}
+	return out, nil
+}
+
+// statName is how Envoy writes a name into that of a stat (Utility::sanitizeStatsName).
+func statName(s string) string {
+	return strings.NewReplacer("://", "_", ":/", "_", ":", "_").Replace(s)
+}
+
 // sum adds up the gauges whose names match, but for the admin interface's own.
 func (c *Client) sum(ctx context.Context, names string) (n int, err error) {
+	all, err := c.gauges(ctx, names)
+	for name, value := range all {
+		if !strings.HasPrefix(name, "listener.admin.") && !strings.HasPrefix(name, "http.admin.") {
+			n += value
+		}
+	}
+	return n, err
+}
+
+// gauges returns those whose names match.
+func (c *Client) gauges(ctx context.Context, names string) (map[string]int, error) {
 	text, err := c.ask(ctx, http.MethodGet, "/stats?format=json&filter="+url.QueryEscape(names))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	var answer struct {
 		Stats []struct {
@@ -87,17 +122,15 @@ func (c *Client) sum(ctx context.Context, names string) (n int, err error) {
 		} `json:"stats"`
 	}
 	if err := json.Unmarshal(text, &answer); err != nil {
-		return 0, err
+		return nil, err
 	}
+	out := map[string]int{}
 	for _, s := range answer.Stats {
-		if strings.Contains(s.Name, ".worker_") { // counted by its listener, too
-			continue
-		}
-		if !strings.HasPrefix(s.Name, "listener.admin.") && !strings.HasPrefix(s.Name, "http.admin.") {
-			n += s.Value
+		if !strings.Contains(s.Name, ".worker_") { // counted by its listener, too
+			out[s.Name] += s.Value
 		}
 	}
-	return n, nil
+	return out, nil
 }
 
 // Drain has connections end: HTTP ones are told to go, new ones are taken until Close.

@@ -5,6 +5,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,9 @@ import (
 
 	"github.com/wattle-mesh/wattle/adapters"
 	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/internal/admin"
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
+	"github.com/wattle-mesh/wattle/internal/launch"
 	"github.com/wattle-mesh/wattle/internal/lkg"
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
 )
@@ -69,7 +72,10 @@ type Agent struct {
 	node           *node
 	files          *services
 	desk           *desk
-	keep           *lkg.Store // of what the server sends
+	drain          *drains
+	units          *units
+	plan           value[*planpb.HostPlan] // written by the relay of the host's proxy
+	keep           *lkg.Store              // of what the server sends
 	proven, barred *lkg.Store
 	ask            chan chan struct{} // Alive
 	disk           *disk
@@ -110,7 +116,11 @@ func New(o Options) (*Agent, error) {
 		return nil, err
 	}
 	files := newServices(o.Log, state, cfg.ServicesDir)
-	d, err := newDesk(o.Log, state, o.Units, &files.held)
+	drains, err := newDrains(o.Log, cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	d, err := newDesk(o.Log, state, o.Units, &files.held, drains)
 	if err != nil {
 		return nil, err
 	}
@@ -123,10 +133,15 @@ func New(o Options) (*Agent, error) {
 	if err := errors.Join(errProven, errBarred); err != nil {
 		return nil, err
 	}
-	a := &Agent{o: o, node: n, files: files, desk: d, keep: keep, proven: proven, barred: barred, ask: make(chan chan struct{}), disk: state,
+	a := &Agent{o: o, node: n, files: files, desk: d, drain: drains, keep: keep, proven: proven, barred: barred, ask: make(chan chan struct{}), disk: state,
 		facts: &ownFacts{log: o.Log, dir: cfg.FactsDir}}
 	a.host = &host{a: a}
 	d.host = a.host
+	a.units = &units{log: o.Log, systemd: o.Units, plan: &a.plan, registered: &d.bound}
+	drains.plan, drains.registered, drains.states, drains.known = &a.plan, &d.bound, &a.units.held, d.known
+	drains.admin = func(proxy string) *admin.Client {
+		return admin.New(filepath.Join(cmp.Or(o.Envoys.AdminDir, cfg.RunDir), proxy, launch.AdminSocket))
+	}
 	return a, nil
 }
 
@@ -173,6 +188,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.facts.run(inner) })
 	g.Go(func() error { return a.files.run(inner) })
 	g.Go(func() error { return a.desk.run(inner) })
+	g.Go(func() error { return a.units.run(inner) })
+	g.Go(func() error { return a.drain.run(inner) })
 	g.Go(func() error { return a.desk.serve(inner, door) })
 	g.Go(func() error {
 		if t != nil {
@@ -231,13 +248,13 @@ func (a *Agent) serve(ctx context.Context) error {
 	defer conn.Close()
 	client := apipb.NewNodeClient(conn)
 
-	var plan value[*planpb.HostPlan] // written by the relay of the host's proxy
+	plan := &a.plan
 	certs := &certs{log: log, dir: filepath.Join(cfg.StateDir, "certs"), disk: a.disk, node: a.node, sign: client.Sign}
 	checks := &checks{log: log}
 	proxies := &proxies{
 		log: log, adapter: a.o.Adapter, runDir: cfg.RunDir, conn: conn, envoys: a.o.Envoys, keep: a.keep, disk: a.disk, ask: a.ask,
 		proven: a.proven, barred: a.barred, crashes: a.o.Crashes,
-		node: &a.node.held, plan: &plan, certs: &certs.held, linger: time.Duration(cfg.DrainTime),
+		node: &a.node.held, plan: plan, certs: &certs.held, linger: time.Duration(cfg.DrainTime), progress: &a.drain.at,
 	}
 	var capturer *capturer
 	if a.o.Capture != nil {
@@ -247,7 +264,8 @@ func (a *Agent) serve(ctx context.Context) error {
 	}
 	reporter := &reporter{
 		log: log, client: client,
-		plan: &plan, services: &a.desk.held, beats: &a.desk.beats, health: &checks.held, certs: &certs.held, serving: &proxies.serving,
+		plan: plan, services: &a.desk.held, beats: &a.desk.beats, health: &checks.held, certs: &certs.held, serving: &proxies.serving,
+		drains: &a.drain.held, progress: &a.drain.at, told: &a.drain.told, units: &a.units.held, unitOf: &a.desk.bound,
 		judged: a.desk.judged, answered: a.desk.answer,
 		facts: &a.facts.held, alarms: &a.disk.alarms.held, clock: &clock{alarms: a.disk.alarms, held: &a.host.ahead}, now: a.o.Now, connected: &a.host.connected,
 	}
@@ -261,9 +279,9 @@ func (a *Agent) serve(ctx context.Context) error {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.node.renew(ctx, a.renewer(client)) })
-	g.Go(func() error { return certs.run(ctx, &plan) })
+	g.Go(func() error { return certs.run(ctx, plan) })
 	g.Go(func() error { return proxies.run(ctx) })
-	g.Go(func() error { return checks.run(ctx, &plan) })
+	g.Go(func() error { return checks.run(ctx, plan) })
 	g.Go(func() error { return reporter.run(ctx) })
 	if a.o.Say != nil {
 		g.Go(func() error {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api"
+	"github.com/wattle-mesh/wattle/internal/systemd"
 )
 
 // Units knows whose the host's units are. Its methods may be called from any goroutine.
@@ -19,6 +20,10 @@ type Units interface {
 	// Owner returns the uid that a service unit's processes run as. It fails if systemd does not know the unit, or
 	// cannot be asked.
 	Owner(ctx context.Context, unit string) (uid uint32, err error)
+	// State returns how a unit is. It fails if systemd cannot be asked.
+	State(ctx context.Context, unit string) (systemd.State, error)
+	// Watch says how units are, as (systemd.Units).Watch does.
+	Watch(ctx context.Context, names func() ([]string, <-chan struct{}), say func(map[string]systemd.State)) error
 }
 
 // client is who is at the other end of the socket, as the kernel says.
@@ -108,6 +113,7 @@ func (d *desk) deregister(who client, key workload) (api.ServiceAnswer, error) {
 		return api.ServiceAnswer{}, err
 	}
 	d.own = next
+	d.drains.forget(key)
 	d.log.Info("workload deregistered", "workload", key.String(), "uid", who.uid)
 	d.refresh(time.Now())
 	d.look()

@@ -49,6 +49,9 @@ type desk struct {
 
 	held  value[*registrations]      // what is reported; nil until the files are known
 	beats value[map[workload]health] // of those that lack a heartbeat
+	bound value[map[workload]string] // units, by workload
+
+	drains *drains
 
 	mu       sync.Mutex
 	own      map[workload]*entry // through the socket
@@ -99,10 +102,10 @@ func (e *entry) origin() string {
 }
 
 // newDesk loads what was registered before.
-func newDesk(log *slog.Logger, to *disk, units Units, files *value[*registrations]) (*desk, error) {
+func newDesk(log *slog.Logger, to *disk, units Units, files *value[*registrations], drains *drains) (*desk, error) {
 	keep := filepath.Join(to.dir, registeredFile)
 	d := &desk{
-		log: log, keep: keep, disk: to, uid: uint32(os.Geteuid()), units: units, local: addresses, files: files,
+		log: log, keep: keep, drains: drains, disk: to, uid: uint32(os.Geteuid()), units: units, local: addresses, files: files,
 		answer: new(value[answered]), judged: new(value[map[workload]health]), wake: make(chan struct{}, 1),
 		own: map[workload]*entry{}, declared: map[workload]*entry{}, since: map[workload]uint64{}, heard: map[workload]time.Time{},
 		paces: paces{users: map[uint32]*pace{}},
@@ -223,7 +226,34 @@ func (d *desk) refresh(now time.Time) (next time.Time, any bool) {
 		d.beats.Set(late)
 	}
 	d.lay(d.files.Now(), now)
+	d.bind()
 	return next, any
+}
+
+// bind lists which unit runs which workload. The caller holds d.mu.
+func (d *desk) bind() {
+	bound, seen := map[workload]string{}, map[workload]bool{}
+	for _, e := range d.all() {
+		if !seen[e.key()] && e.Service.Unit != "" {
+			bound[e.key()] = e.Service.Unit
+		}
+		seen[e.key()] = true
+	}
+	if !maps.Equal(bound, d.bound.Now()) {
+		d.bound.Set(bound)
+	}
+}
+
+// known returns which workloads are registered, and whether that is all.
+func (d *desk) known() (map[workload]bool, bool) {
+	files := d.files.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := map[workload]bool{}
+	for _, e := range d.all() {
+		out[e.key()] = true
+	}
+	return out, files != nil && !files.unknown
 }
 
 // lay makes what is reported. The caller holds d.mu.
@@ -308,6 +338,12 @@ func (d *desk) status(e *entry) api.ServiceStatus {
 		out.Health, out.HealthReason = "unhealthy", h.Reason
 		if h.Healthy {
 			out.Health = "healthy"
+		}
+	}
+	if x, drains := d.drains.held.Now()[key]; drains {
+		out.Drain = d.drains.status(key, x)
+		if out.Health == "healthy" {
+			out.Health, out.HealthReason = "draining", x.reason
 		}
 	}
 	if _, late := d.beats.Now()[key]; late {

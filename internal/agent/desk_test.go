@@ -17,6 +17,7 @@ import (
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api"
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
+	"github.com/wattle-mesh/wattle/internal/systemd"
 )
 
 // fakeUnits is a systemd that knows these units.
@@ -30,15 +31,32 @@ func (f fakeUnits) Owner(_ context.Context, unit string) (uint32, error) {
 	return uid, nil
 }
 
+func (f fakeUnits) State(_ context.Context, unit string) (systemd.State, error) {
+	if _, ok := f[unit]; !ok {
+		return systemd.State{Load: "not-found", Active: "inactive"}, nil
+	}
+	return systemd.State{Load: "loaded", Active: "active", Invocation: "1"}, nil
+}
+
+func (f fakeUnits) Watch(ctx context.Context, _ func() ([]string, <-chan struct{}), _ func(map[string]systemd.State)) error {
+	<-ctx.Done()
+	return nil
+}
+
 // deskAt opens a desk whose files declare what list does.
 func deskAt(t *testing.T, dir string, list ...*apipb.Registration) *desk {
 	t.Helper()
 	files := new(value[*registrations])
 	files.Set(&registrations{list: list})
-	d, err := newDesk(discard(), newDisk(dir, &alarms{log: discard()}), fakeUnits{"web.service": 1000, "db.service": 1001}, files)
+	drains, err := newDrains(discard(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
+	d, err := newDesk(discard(), newDisk(dir, &alarms{log: discard()}), fakeUnits{"web.service": 1000, "db.service": 1001}, files, drains)
+	if err != nil {
+		t.Fatal(err)
+	}
+	drains.registered, drains.known = &d.bound, d.known
 	d.uid = 500
 	d.local = func() ([]address, error) { return []address{netip.MustParseAddr("10.0.0.1")}, nil }
 	d.mu.Lock()
@@ -199,7 +217,7 @@ func TestARegistrationIsKeptAndItsRepeatChangesNothing(t *testing.T) {
 	if err := os.WriteFile(file, []byte("[{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := newDesk(discard(), newDisk(filepath.Dir(file), &alarms{log: discard()}), nil, new(value[*registrations])); err == nil || !strings.Contains(err.Error(), "restore it, or remove it") {
+	if _, err := newDesk(discard(), newDisk(filepath.Dir(file), &alarms{log: discard()}), nil, new(value[*registrations]), nil); err == nil || !strings.Contains(err.Error(), "restore it, or remove it") {
 		t.Errorf("a damaged file: %v", err)
 	}
 	// What cannot be kept is not registered.

@@ -69,11 +69,12 @@ func chainSecrets(c *listenerv3.FilterChain) ([]string, error) {
 	return names, nil
 }
 
-// with returns the listener with those chains whose secrets are had: itself if all are, nil if none is.
-func (in *inbound) with(has func(secret string) bool) (*translator.Resource, error) {
+// with returns the listener with those chains whose secrets are had and that are not closed: itself if that is all, nil if
+// it is none.
+func (in *inbound) with(has func(secret string) bool, closed map[string]bool) (*translator.Resource, error) {
 	var chains []*listenerv3.FilterChain
 	for i, c := range in.listener.GetFilterChains() {
-		had := true
+		had := !closed[c.GetName()]
 		for _, name := range in.needs[i] {
 			had = had && has(name)
 		}

@@ -60,6 +60,7 @@ type proxies struct {
 	serving value[map[string]serving] // by the proxies' names; each map is immutable
 	// workloads is what workloads get; nil: nothing is known of that.
 	workloads *value[*adapters.Workloads]
+	progress  *value[map[workload]progress] // of drains
 
 	mu sync.Mutex // serving is being changed
 }
@@ -188,7 +189,7 @@ func (p *proxies) names(host string, plan *planpb.HostPlan) []string {
 func (p *proxies) relay(ctx context.Context, host, name string, crashes <-chan adapters.Crash) {
 	o := relayOptions{
 		Log: p.log, ID: host + "/" + name, Dir: filepath.Join(p.runDir, name), Conn: p.conn,
-		Node: p.node, Plan: p.plan, Certs: p.certs, Keep: p.keep, Disk: p.disk, Linger: p.linger,
+		Node: p.node, Plan: p.plan, Certs: p.certs, Drains: p.progress, Keep: p.keep, Disk: p.disk, Linger: p.linger,
 		Proven: p.proven, Barred: p.barred, Admin: filepath.Join(cmp.Or(p.envoys.AdminDir, p.runDir), name, launch.AdminSocket), Crashes: crashes,
 	}
 	if k, ok := p.adapter.(adapters.Killer); ok {

@@ -40,6 +40,8 @@ type relayOptions struct {
 	Node  *value[*credential]
 	Plan  *value[*planpb.HostPlan]
 	Certs *value[holdings]
+	// Drains says which workloads' requests are turned away.
+	Drains *value[map[workload]progress]
 	// Keep holds what the server sends, on disk.
 	Keep *lkg.Store
 	// Proven and Barred hold, on disk, the last state that an Envoy was well with, and what is in quarantine.
@@ -157,7 +159,7 @@ func (r *relay) authorize(ctx context.Context, node *corev3.Node) (string, error
 
 // loop is the one goroutine that changes what Envoy is served. Four things can happen:
 //  1. the server sends something: it goes into the table and on to Envoy;
-//  2. plan, certificates or roots change: secrets and inbound chains follow;
+//  2. plan, certificates, roots or drains change: secrets, inbound chains and local clusters follow;
 //  3. Envoy answers: the server is told;
 //  4. the certificates took too long: Envoy gets what there is;
 //  5. what came in the last second is put on the disk;
@@ -168,7 +170,9 @@ func (r *relay) loop(ctx context.Context) error {
 		plan, planned := r.o.Plan.Load()
 		held, certified := r.o.Certs.Load()
 		cred, renewed := r.o.Node.Load()
+		at, drained := r.o.Drains.Load()
 		r.secrets(plan, held, cred)
+		r.turnAway(plan, at)
 		if plan != nil && settle == nil {
 			settle = time.After(settleLimit)
 		}
@@ -197,6 +201,7 @@ func (r *relay) loop(ctx context.Context) error {
 		case <-planned:
 		case <-certified:
 		case <-renewed:
+		case <-drained:
 		case <-settle:
 			r.settled = true
 			settle = make(chan time.Time)
@@ -331,6 +336,17 @@ func (r *relay) secrets(plan *planpb.HostPlan, held holdings, cred *credential) 
 		r.o.Log.Error("cannot make the secrets", "proxy", r.o.ID, "error", err)
 	}
 	r.last = now
+}
+
+// turnAway closes the ways to workloads whose drain has come so far, and opens the others.
+func (r *relay) turnAway(plan *planpb.HostPlan, at map[workload]progress) {
+	changes, err := r.table.turnAway(turnAway(plan, at))
+	if err != nil {
+		r.o.Log.Error("cannot turn requests away", "proxy", r.o.ID, "error", err)
+	}
+	if !changes.Empty() {
+		r.local.Apply(changes)
+	}
 }
 
 func (r *relay) identities(plan *planpb.HostPlan) []string {

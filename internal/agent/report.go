@@ -36,6 +36,10 @@ type facts struct {
 	host    map[string]string // what it is
 	alarms  []*apipb.Alarm
 	ahead   time.Duration // of the host's clock before the server's
+	drains  map[workload]drain
+	at      map[workload]progress
+	states  *unitStates
+	unitOf  map[workload]string
 }
 
 // reporter tells the server what runs on this host and how it is.
@@ -50,6 +54,11 @@ type reporter struct {
 	certs    *value[holdings]
 	serving  *value[map[string]serving]
 	faults   *value[configs.Diagnostics] // of capture; nil: there is none
+	drains   *value[map[workload]drain]
+	progress *value[map[workload]progress]
+	told     *value[told] // written here
+	units    *value[*unitStates]
+	unitOf   *value[map[workload]string] // of what is registered on the host itself
 
 	judged   *value[map[workload]health] // what was reported; written here
 	answered *value[answered]            // what the server said of it; written here
@@ -91,6 +100,7 @@ func (r *reporter) run(ctx context.Context) error {
 // stream reports everything once, and again whenever it has changed, until the stream ends.
 func (r *reporter) stream(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
+	defer r.hear(told{})
 	stream, err := r.client.Report(ctx, grpc.WaitForReady(true))
 	if err != nil {
 		cancel()
@@ -120,7 +130,7 @@ func (r *reporter) stream(ctx context.Context) error {
 	patience := time.After(firstReport)
 	var f facts
 	for {
-		var planned, registered, checked, beaten, certified, served, known, alarmed, clocked <-chan struct{}
+		var planned, registered, checked, beaten, certified, served, drained, advanced, changed, known, alarmed, clocked <-chan struct{}
 		f.plan, planned = r.plan.Load()
 		f.local, registered = r.services.Load()
 		f.checked, checked = r.health.Load()
@@ -134,6 +144,10 @@ func (r *reporter) stream(ctx context.Context) error {
 		f.host, known = r.facts.Load()
 		f.alarms, alarmed = r.alarms.Load()
 		f.ahead, clocked = r.clock.held.Load()
+		f.drains, drained = r.drains.Load()
+		f.at, advanced = r.progress.Load()
+		f.states, changed = r.units.Load()
+		f.unitOf = r.unitOf.Now()
 		if r.complete(f) {
 			if now := r.report(f); sent == nil || !proto.Equal(now, sent) {
 				sent = proto.CloneOf(now)
@@ -159,6 +173,9 @@ func (r *reporter) stream(ctx context.Context) error {
 		case <-clocked:
 		case <-ask.C:
 			sent = nil // the same again, to hear the time
+		case <-drained:
+		case <-advanced:
+		case <-changed:
 		case <-patience:
 			f.waited = true
 		case resp := <-answers:
@@ -187,6 +204,9 @@ func (r *reporter) complete(f facts) bool {
 	if f.plan == nil {
 		return f.waited
 	}
+	if f.states == nil {
+		return false
+	}
 	for _, w := range f.plan.GetWorkloads() {
 		if _, tried := f.held[w.GetIdentity()]; !tried || f.serving[proxyOf(w)] == servingUnknown {
 			return false
@@ -207,9 +227,13 @@ func (r *reporter) report(f facts) *apipb.ReportRequest {
 		key := workloadOf(w)
 		h := r.judge(w, f)
 		now[key] = h
+		x := f.drains[key]
+		if h.Healthy && x.number != 0 {
+			h.Reason = x.reason
+		}
 		out.Health = append(out.Health, &apipb.HealthReport{
 			Namespace: key.namespace, Service: key.service, Instance: key.instance,
-			Healthy: h.Healthy, Reason: h.Reason, Ready: ready(w, f),
+			Healthy: h.Healthy, Reason: h.Reason, Ready: ready(w, f), Drain: x.number, Idle: x.number != 0 && f.at[key] == progress{number: x.number, stage: done, note: f.at[key].note},
 		})
 	}
 	if !maps.Equal(now, r.judged.Now()) {
@@ -267,6 +291,7 @@ func (r *reporter) judge(w *planpb.Workload, f facts) health {
 	held, checked := f.held[w.GetIdentity()], f.checked[workloadOf(w)]
 	last, reported := r.judged.Now()[workloadOf(w)]
 	silent, late := f.silent[workloadOf(w)]
+	sick := f.states.sick(cmp.Or(f.unitOf[workloadOf(w)], w.GetUnit()))
 	switch {
 	case held.leaf == nil:
 		return health{Reason: strings.TrimSuffix("waiting for certificate: "+held.waiting, ": ")}
@@ -276,6 +301,8 @@ func (r *reporter) judge(w *planpb.Workload, f facts) health {
 		return health{Reason: envoyOf(w) + " does not run"}
 	case late:
 		return health{Reason: silent.Reason}
+	case sick != "" && (len(probes(w)) == 0 || !checked.Known || checked.Healthy):
+		return health{Reason: sick}
 	case len(probes(w)) == 0:
 		return health{Healthy: true}
 	case !checked.Known && reported:
@@ -295,5 +322,22 @@ func (r *reporter) answer(resp *apipb.ReportResponse) {
 		}
 	}
 	r.refused = now
+	r.hear(told{online: true, left: leftOf(resp)})
 	r.answered.Set(answered{resp.GetRevision(), now})
+}
+
+// hear takes in what the server says of callers.
+func (r *reporter) hear(now told) {
+	if old := r.told.Now(); old.online != now.online || !maps.Equal(old.left, now.left) {
+		r.told.Set(now)
+	}
+}
+
+// leftOf lists which workloads callers have left, for which drain.
+func leftOf(resp *apipb.ReportResponse) map[workload]uint64 {
+	out := map[workload]uint64{}
+	for _, x := range resp.GetLeft() {
+		out[workload{x.GetNamespace(), x.GetService(), x.GetInstance()}] = x.GetDrain()
+	}
+	return out
 }

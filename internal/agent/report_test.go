@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
+	"github.com/wattle-mesh/wattle/internal/systemd"
 )
 
 // hostIs says how the host's own proxy is.
@@ -23,6 +24,11 @@ func TestAWorkloadTakesRequestsWhenNothingIsInTheWay(t *testing.T) {
 		t.Fatal("the workload has no check")
 	}
 	key := workloadOf(plain)
+	byPolicy := &planpb.Workload{Namespace: "default", Service: "web", Identity: id, Unit: "none.service"}
+	failed := &unitStates{map[string]systemd.State{
+		"web.service": {Load: "loaded", Active: "failed"}, "none.service": {Load: "not-found", Active: "inactive"},
+		"idle.service": {Load: "loaded", Active: "inactive", Socket: "idle.socket"},
+	}}
 	certified, dead := holdings{id: {leaf: &leaf{}}}, health{Known: true, Reason: "connection refused"}
 	for _, c := range []struct {
 		name   string
@@ -43,6 +49,16 @@ func TestAWorkloadTakesRequestsWhenNothingIsInTheWay(t *testing.T) {
 		{"a check that succeeds without a heartbeat", checked, facts{
 			held: certified, serving: hostIs(servingYes), checked: map[workload]health{key: {Known: true, Healthy: true}}, silent: map[workload]health{key: {Reason: "no heartbeat"}},
 		}, nil, "no heartbeat"},
+		{"a unit that has failed", plain, facts{held: certified, serving: hostIs(servingYes), states: failed, unitOf: map[workload]string{key: "web.service"}}, nil, "its unit web.service is failed"},
+		{"a unit that has failed, though a check succeeded before", checked, facts{
+			held: certified, serving: hostIs(servingYes), checked: map[workload]health{key: {Known: true, Healthy: true}}, states: failed, unitOf: map[workload]string{key: "web.service"},
+		}, nil, "its unit web.service is failed"},
+		{"a unit that has failed, and the check has found out", checked, facts{
+			held: certified, serving: hostIs(servingYes), checked: map[workload]health{key: dead}, states: failed, unitOf: map[workload]string{key: "web.service"},
+		}, nil, "connection refused"},
+		{"a unit that a socket starts", plain, facts{held: certified, serving: hostIs(servingYes), states: failed, unitOf: map[workload]string{key: "idle.service"}}, nil, ""},
+		{"a unit that nothing is known of", plain, facts{held: certified, serving: hostIs(servingYes), states: new(unitStates), unitOf: map[workload]string{key: "web.service"}}, nil, ""},
+		{"the unit of a host block", byPolicy, facts{held: certified, serving: hostIs(servingYes), states: failed}, nil, "its unit none.service is not one that systemd can run (not-found)"},
 		{"a check that succeeds", checked, facts{held: certified, serving: hostIs(servingYes), checked: map[workload]health{key: {Known: true, Healthy: true}}}, nil, ""},
 		{"a check that is new for a workload that takes requests", checked, facts{held: certified, serving: hostIs(servingYes)}, map[workload]health{key: {Healthy: true}}, ""},
 	} {
@@ -58,7 +74,7 @@ func TestAWorkloadTakesRequestsWhenNothingIsInTheWay(t *testing.T) {
 func TestTheFirstReportWaitsUntilThereIsEnoughToTell(t *testing.T) {
 	const id = "spiffe://mesh.local/ns/default/svc/web"
 	plan := &planpb.HostPlan{Workloads: []*planpb.Workload{{Namespace: "default", Service: "web", Identity: id}}}
-	all := facts{host: map[string]string{}, plan: plan, local: &registrations{}, held: holdings{id: {}}, serving: hostIs(servingNo)}
+	all := facts{states: new(unitStates), host: map[string]string{}, plan: plan, local: &registrations{}, held: holdings{id: {}}, serving: hostIs(servingNo)}
 	for name, c := range map[string]struct {
 		change func(*facts)
 		want   bool
@@ -67,6 +83,7 @@ func TestTheFirstReportWaitsUntilThereIsEnoughToTell(t *testing.T) {
 		"its own services are not":      {func(f *facts) { f.local = nil }, false},
 		"what the host is, is not":      {func(f *facts) { f.host = nil }, false},
 		"its certificates are not":      {func(f *facts) { f.held = nil }, false},
+		"its units are not":             {func(f *facts) { f.states = nil }, false},
 		"its Envoy is not":              {func(f *facts) { f.serving = nil }, false},
 		"its plan is not":               {func(f *facts) { f.plan = nil }, false},
 		"its plan is not, for a second": {func(f *facts) { f.plan, f.waited = nil, true }, true},

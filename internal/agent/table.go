@@ -23,6 +23,7 @@ type table struct {
 	inbound  map[string]*inbound // listeners that take secrets of this host, by name
 	secrets  map[string]*translator.Resource
 	pins     pins // what is served otherwise than it was received
+	away     turnedAway
 	known    bool // the local server was told of the proxy
 }
 
@@ -116,7 +117,7 @@ func (t *table) serve(d *difference, k translator.Key) error {
 		r = part
 	}
 	if k.Type != translator.Listener {
-		if r == nil {
+		if r == nil || k.Type == translator.Cluster && t.away.clusters[k.Name] {
 			d.drop(k)
 		} else {
 			d.put(r)
@@ -167,10 +168,30 @@ func (t *table) setSecrets(secrets map[string]*translator.Resource) (translator.
 // has reports whether there is a secret.
 func (t *table) has(secret string) bool { return t.secrets[secret] != nil }
 
+// turnAway closes ways to workloads, and opens those that were closed and are not any more.
+func (t *table) turnAway(now turnedAway) (translator.Changes, error) {
+	old := t.away
+	if old.equal(now) {
+		return translator.Changes{}, nil
+	}
+	t.away = now
+	d := t.begin()
+	var errs []error
+	for _, some := range []map[string]bool{old.clusters, now.clusters} {
+		for name := range some {
+			errs = append(errs, t.serve(d, translator.Key{Type: translator.Cluster, Name: name}))
+		}
+	}
+	for name, in := range t.inbound {
+		errs = append(errs, t.serveListener(d, t.wanted(translator.Key{Type: translator.Listener, Name: name}), in))
+	}
+	return d.changes(), errors.Join(errs...)
+}
+
 // serveListener serves a listener as far as its secrets are there. in is nil if it needs none.
 func (t *table) serveListener(d *difference, r *translator.Resource, in *inbound) error {
 	if in != nil {
-		part, err := in.with(t.has)
+		part, err := in.with(t.has, t.away.chains)
 		if err != nil {
 			return err
 		}

@@ -38,35 +38,58 @@ func (d *desk) handler() http.Handler {
 	mux.HandleFunc("PUT "+one+"/heartbeat", d.write(func(who client, key workload, r *http.Request) (any, error) {
 		return d.heartbeat(r.Context(), who, key)
 	}))
+	mux.HandleFunc("PUT "+one+"/drain", d.write(d.drain))
+	mux.HandleFunc("DELETE "+one+"/drain", d.write(d.drain))
+	of := d.paced(func(who client, r *http.Request) (any, error) { return d.drainUnit(who, r) })
+	mux.HandleFunc("PUT /v1/units/{unit}/drain", of)
+	mux.HandleFunc("DELETE /v1/units/{unit}/drain", of)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		api.Respond(d.log, w, r, nil, &api.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("an agent answers no %.10q of this path", r.Method), Remedy: "docs/http-api.md lists what there is"})
 	})
 	return mux
 }
 
-// on finds out who asks, and about what.
-func (d *desk) on(do func(client, workload, *http.Request) (any, error)) http.HandlerFunc {
+// asked finds out who asks.
+func (d *desk) asked(do func(client, *http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		who, ok := r.Context().Value(clientKey{}).(client)
-		ref, err := api.RefOf(r)
-		if !ok {
-			err = deny(http.StatusForbidden, api.CodeUser, "", "it is not known who you are")
-		}
 		var v any
-		if err == nil {
-			v, err = do(who, workload{ref.Namespace, ref.Name, ref.Instance}, r)
+		err := deny(http.StatusForbidden, api.CodeUser, "", "it is not known who you are")
+		if who, ok := r.Context().Value(clientKey{}).(client); ok {
+			v, err = do(who, r)
 		}
 		api.Respond(d.log, w, r, v, err)
 	}
 }
 
-// write is on for what changes something.
-func (d *desk) write(do func(client, workload, *http.Request) (any, error)) http.HandlerFunc {
-	return d.on(func(who client, key workload, r *http.Request) (any, error) {
+// on finds out who asks, and about what.
+func (d *desk) on(do func(client, workload, *http.Request) (any, error)) http.HandlerFunc {
+	return d.asked(func(who client, r *http.Request) (any, error) {
+		ref, err := api.RefOf(r)
+		if err != nil {
+			return nil, err
+		}
+		return do(who, workload{ref.Namespace, ref.Name, ref.Instance}, r)
+	})
+}
+
+// paced is asked for what changes something.
+func (d *desk) paced(do func(client, *http.Request) (any, error)) http.HandlerFunc {
+	return d.asked(func(who client, r *http.Request) (any, error) {
 		if !d.paces.allow(who.uid) {
 			return nil, deny(http.StatusTooManyRequests, api.CodeTooMany, "slow down", "uid %d writes more than %d times a second", who.uid, writeRate)
 		}
-		return do(who, key, r)
+		return do(who, r)
+	})
+}
+
+// write is on for what changes something.
+func (d *desk) write(do func(client, workload, *http.Request) (any, error)) http.HandlerFunc {
+	return d.paced(func(who client, r *http.Request) (any, error) {
+		ref, err := api.RefOf(r)
+		if err != nil {
+			return nil, err
+		}
+		return do(who, workload{ref.Namespace, ref.Name, ref.Instance}, r)
 	})
 }
 

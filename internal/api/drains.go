@@ -6,9 +6,11 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/spiffe"
 	"github.com/wattle-mesh/wattle/internal/store"
 	"github.com/wattle-mesh/wattle/registry"
@@ -29,6 +31,61 @@ type DrainStatus struct {
 	State  string `json:"state"`
 	Detail string `json:"detail,omitempty"` // whom it waits for
 	Reason string `json:"reason"`           // why it drains
+	Busy   int    `json:"busy,omitempty"`   // requests and connections that its host's agent saw under way last
+}
+
+// DrainWorkload is the body of a request to an agent to drain workloads.
+type DrainWorkload struct {
+	Reason string `json:"reason,omitempty"` // for people
+	// Wait is how long the agent may wait until nothing is under way: "5s", at most 30 s.
+	Wait configs.Duration `json:"wait,omitzero"`
+}
+
+// DrainAnswer is the answer: how far the workloads are.
+type DrainAnswer struct {
+	Workloads []DrainStatus `json:"workloads"`
+	Changed   bool          `json:"changed"`        // by this request
+	Note      string        `json:"note,omitempty"` // why nothing was to be drained
+}
+
+// Done reports whether nothing is under way to any of the workloads.
+func (a DrainAnswer) Done() bool {
+	return !slices.ContainsFunc(a.Workloads, func(d DrainStatus) bool { return d.State != DrainDone })
+}
+
+// ParseDrainRequest reads the body of a request to drain, which may be empty.
+func ParseDrainRequest(r *http.Request) (*DrainWorkload, error) {
+	req := new(DrainWorkload)
+	if r.Method == http.MethodPut {
+		if err := decode(http.MaxBytesReader(nil, r.Body, maxRequest), req); err != nil {
+			return nil, malformed(err.Error())
+		}
+	}
+	if req.Wait < 0 || time.Duration(req.Wait) > MaxWait {
+		return nil, malformed("wait is not from 0s to 30s")
+	}
+	req.Reason = printable(clip(req.Reason, maxWhy))
+	return req, nil
+}
+
+// DrainService has an agent drain a workload of its host until that is taken back.
+func (c *Client) DrainService(ctx context.Context, ref ServiceRef, r DrainWorkload) (DrainAnswer, error) {
+	return send[DrainAnswer](ctx, c, http.MethodPut, ref.path()+"/drain", r)
+}
+
+// UndrainService takes that back.
+func (c *Client) UndrainService(ctx context.Context, ref ServiceRef) (DrainAnswer, error) {
+	return send[DrainAnswer](ctx, c, http.MethodDelete, ref.path()+"/drain", nil)
+}
+
+// DrainUnit has an agent drain the workloads of a unit for as long as the unit's present run lasts.
+func (c *Client) DrainUnit(ctx context.Context, unit string, r DrainWorkload) (DrainAnswer, error) {
+	return send[DrainAnswer](ctx, c, http.MethodPut, "/v1/units/"+url.PathEscape(unit)+"/drain", r)
+}
+
+// UndrainUnit takes that back.
+func (c *Client) UndrainUnit(ctx context.Context, unit string) (DrainAnswer, error) {
+	return send[DrainAnswer](ctx, c, http.MethodDelete, "/v1/units/"+url.PathEscape(unit)+"/drain", nil)
 }
 
 // DrainRequest is the body of PUT /v1/nodes/{name}/drain.

@@ -100,9 +100,10 @@ type ServiceStatus struct {
 	Registered   time.Time        `json:"registered,omitzero"` // when it was first; not of files
 	State        string           `json:"state"`
 	Reason       string           `json:"reason,omitempty"`        // why it is refused or pending
-	Health       string           `json:"health"`                  // healthy, unhealthy or unknown
+	Health       string           `json:"health"`                  // healthy, unhealthy, draining or unknown
 	HealthReason string           `json:"health_reason,omitempty"` //
 	Heartbeat    time.Time        `json:"heartbeat,omitzero"`      // the last one, or since when one is waited for
+	Drain        *DrainStatus     `json:"drain,omitempty"`         // it takes no new requests
 }
 
 // ServiceAnswer is the answer to a write: what is registered now.

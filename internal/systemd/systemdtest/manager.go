@@ -1,6 +1,7 @@
 package systemdtest
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"path"
@@ -26,6 +27,7 @@ type Manager struct {
 	done   []string // "start NAME", "stop NAME", "reload NAME", "daemon-reload", "set NAME PROPERTY=VALUE"
 	fail   map[string]string
 	pids   uint32
+	runs   uint32            // of units
 	rights map[uint32]uint64 // of the processes
 }
 
@@ -121,9 +123,20 @@ func (m *Manager) job(what, name, state string) (dbus.ObjectPath, *dbus.Error) {
 func (m *Manager) Set(name, state string) {
 	m.mu.Lock()
 	u := m.unit(name)
+	if state == "active" && u.state != "active" {
+		m.runs++
+		u.props.SetMust("org.freedesktop.systemd1.Unit", "InvocationID", binary.BigEndian.AppendUint32(make([]byte, 12), m.runs))
+	}
 	u.state = state
 	m.mu.Unlock()
 	u.props.SetMust("org.freedesktop.systemd1.Unit", "ActiveState", state)
+}
+
+// Trigger has a unit started by these others.
+func (m *Manager) Trigger(name string, by ...string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.unit(name).props.SetMust("org.freedesktop.systemd1.Unit", "TriggeredBy", by)
 }
 
 // Fail has the start of a unit end with this result; "": with success.

@@ -17,7 +17,8 @@ func (m *Manager) unit(name string) *unit {
 	if u := m.units[name]; u != nil {
 		return u
 	}
-	props := map[string]any{"Unit.ActiveState": "", "Unit.LoadState": "loaded", "Service.UID": uint32(0),
+	props := map[string]any{"Unit.ActiveState": "", "Unit.LoadState": "loaded",
+		"Unit.InvocationID": []byte{}, "Unit.TriggeredBy": []string{}, "Service.UID": uint32(0),
 		"Service.MainPID": uint32(0), "Service.NRestarts": uint32(0), "Service.AmbientCapabilities": uint64(0)}
 	for key, value := range plain {
 		props["Service."+key] = value
