@@ -28,7 +28,7 @@ systemd unit that a registration names. With -server, or with an -address, it re
 server's API, which needs the admin token. What is registered stays until it is deregistered, also when the agent, the
 server or the host starts anew.`,
 	}
-	cmd.AddCommand(newServiceRegister(), newServiceDeregister(), newServiceList(), newServiceDescribe(), newServiceHeartbeat(), newServiceRun())
+	cmd.AddCommand(newServiceRegister(), newServiceDeregister(), newServiceList(), newServiceDescribe(), newServiceHeartbeat(), newServiceDrain(), newServiceRun())
 	return cmd
 }
 
@@ -332,6 +332,9 @@ func writeService(w io.Writer, s api.ServiceStatus) error {
 		add("registered", s.Registered.Local().Format(time.DateTime)+" ("+ago(s.Registered)+")")
 	}
 	add("unit", s.Service.Unit)
+	if s.Drain != nil {
+		add("drain", drainState(*s.Drain))
+	}
 	if s.Service.TTL > 0 {
 		add("ttl", time.Duration(s.Service.TTL).String())
 		add("last heartbeat", since(s.Heartbeat))

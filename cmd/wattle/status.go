@@ -50,7 +50,7 @@ func writeStatus(w io.Writer, s api.Status, color bool) error {
 		}
 	}
 	ds := allDiagnostics(s)
-	if len(ds)+len(s.Refused)+len(s.Alarms) > 0 {
+	if len(ds)+len(s.Refused)+len(s.Alarms)+len(s.Drains) > 0 {
 		fmt.Fprintln(w)
 	}
 	if err := ds.WriteText(w, color); err != nil {
@@ -62,7 +62,24 @@ func writeStatus(w io.Writer, s api.Status, color bool) error {
 	for _, a := range s.Alarms {
 		fmt.Fprintln(w, alarmLine(a))
 	}
+	for _, line := range drainLines(s.Drains) {
+		fmt.Fprintln(w, line)
+	}
 	return nil
+}
+
+// drainLines say what takes no new requests, and why.
+func drainLines(all []api.NodeDrains) []string {
+	var out []string
+	for _, n := range all {
+		if n.Drain != nil && len(n.Drains) == 0 {
+			out = append(out, fmt.Sprintf("host %s: in maintenance since %s", n.Node, ago(n.Drain.Since)))
+		}
+		for _, d := range n.Drains {
+			out = append(out, fmt.Sprintf("host %s: %s drains, %s: %s", n.Node, d.ServiceRef, drainState(d), d.Reason))
+		}
+	}
+	return out
 }
 
 // allDiagnostics returns those of the server's own file, then those of the policy, then those of the registries.

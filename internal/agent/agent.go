@@ -285,7 +285,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	g.Go(func() error { return reporter.run(ctx) })
 	if a.o.Say != nil {
 		g.Go(func() error {
-			return (&teller{node: &a.node.held, plan: &plan, certs: &certs.held, conn: conn, say: a.o.Say}).run(ctx)
+			return (&teller{node: &a.node.held, plan: plan, certs: &certs.held, conn: conn, say: a.o.Say}).run(ctx)
 		})
 	}
 	if capturer != nil {

@@ -201,6 +201,9 @@ func (h *handler) status() (any, error) {
 	}
 	for _, n := range nodes {
 		s.Refused = append(s.Refused, n.Refused...)
+		if n.Node.Drain != nil || len(n.Drains) > 0 {
+			s.Drains = append(s.Drains, NodeDrains{n.Name, n.Node.Drain, n.Drains})
+		}
 		s.Alarms = append(s.Alarms, n.Alarms...)
 	}
 	if st.Catalog != nil {

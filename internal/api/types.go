@@ -26,6 +26,7 @@ type Status struct {
 	Nodes       int                 `json:"nodes"`             // that were let into the mesh
 	Refused     []Refusal           `json:"refused,omitempty"` // of what their agents registered; sorted by node
 	Alarms      []Alarm             `json:"alarms,omitempty"`  // of the server, then those of the nodes, sorted by node
+	Drains      []NodeDrains        `json:"drains,omitempty"`  // what takes no new requests; sorted by node
 	TrustDomain string              `json:"trust_domain"`
 	Store       string              `json:"store"` // its id
 	Version     string              `json:"version"`
@@ -36,6 +37,13 @@ type AcceptedPolicy struct {
 	Revision    uint64              `json:"revision"`
 	Rejected    bool                `json:"rejected"` // the policy folder has other errors, which Diagnostics says
 	Diagnostics configs.Diagnostics `json:"diagnostics"`
+}
+
+// NodeDrains are the workloads of a node that take no new requests.
+type NodeDrains struct {
+	Node   string        `json:"node"`
+	Drain  *store.Drain  `json:"drain,omitempty"` // nil: the node itself is not in maintenance
+	Drains []DrainStatus `json:"drains,omitempty"`
 }
 
 // ProxyCounts says how the proxies are, all in all.
