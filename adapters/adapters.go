@@ -31,6 +31,10 @@ type Unit struct {
 	// Resolv is the path of the resolv.conf that it sees instead of the host's, at whose address the host's Resolver is. Empty:
 	// it sees the host's.
 	Resolv string
+	// Proxies are the names of those that serve its workloads: it starts after them, and a unit beside it drains the workloads
+	// before it stops. None: neither.
+	Proxies []string
+	Env     []string // "NAME=VALUE", sorted by name
 }
 
 // Proxy is one Envoy.

@@ -41,7 +41,7 @@ func TestEveryUnitIsSaidAndEveryReferenceLeadsToOne(t *testing.T) {
 			units[path.Base(f.Path)] = parse(t, string(f.Text))
 		}
 	}
-	if len(units) != 8 || len(files) != 11 {
+	if len(units) != 9 || len(files) != 12 {
 		t.Errorf("%d units of %d files", len(units), len(files))
 	}
 	ours := regexp.MustCompile(`\bwattle[-a-z]*@?\.(service|socket|slice|target)\b`)

@@ -27,7 +27,7 @@ const (
 func unitName(proxy string) string { return prefix + proxy + suffix }
 
 // needed are the units that an agent cannot do without, be it that no package installed them.
-var needed = []string{prefix + suffix, "wattle-proxies.slice", resolverUnit}
+var needed = []string{prefix + suffix, companion + suffix, "wattle-proxies.slice", resolverUnit}
 
 // follower is one connection to systemd, and the jobs that it has for us.
 type follower struct {
@@ -39,6 +39,7 @@ type follower struct {
 	busy map[string]bool // units with a job of ours
 
 	// Used by match alone:
+	seen     map[string]string             // the run of a workload's unit that was given its companion
 	held     map[string]adapters.Resources // what was set, by unit
 	restarts map[string]uint32             // that systemd made by itself, by unit
 	late     map[string]time.Time          // when a unit may be replaced again that could not be
@@ -50,7 +51,7 @@ func (a *Adapter) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f := &follower{Adapter: a, conn: conn, busy: map[string]bool{}, held: map[string]adapters.Resources{}, late: map[string]time.Time{}, restarts: map[string]uint32{}}
+	f := &follower{Adapter: a, conn: conn, busy: map[string]bool{}, seen: map[string]string{}, held: map[string]adapters.Resources{}, late: map[string]time.Time{}, restarts: map[string]uint32{}}
 	ctx, cancel := context.WithCancel(ctx)
 	defer f.jobs.Wait()
 	defer conn.Close()

@@ -3,7 +3,6 @@ package systemd
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,22 +20,35 @@ const (
 	resolverUnit = "wattle-dns.service"
 )
 
+// companion is the template of the units that drain workloads before their units stop. The instance is the unit's name without
+// its suffix.
+const companion = "wattle-workload@"
+
+func companionOf(unit string) string { return companion + unit }
+
 // dropIn is what a workload's unit gets; empty: nothing.
 func dropIn(u adapters.Unit) string {
-	if u.Resolv == "" {
+	var needs, service []string
+	if len(u.Proxies) > 0 {
+		for _, p := range u.Proxies {
+			needs = append(needs, "Wants="+unitName(p), "After="+unitName(p))
+		}
+		needs = append(needs, "Wants="+companionOf(u.Name))
+	}
+	for _, e := range u.Env {
+		service = append(service, `Environment="`+strings.ReplaceAll(e, "%", "%%")+`"`)
+	}
+	if u.Resolv != "" {
+		needs = append(needs, "Wants="+resolverUnit, "After="+resolverUnit)
+		// The tmpfs hides systemd-resolved, whom nss-resolve would ask; the host's resolv.conf may be a link to a file in there.
+		service = append(service, "TemporaryFileSystem=/run/systemd/resolve:ro,mode=0755",
+			"BindReadOnlyPaths=-"+strings.ReplaceAll(u.Resolv, "%", "%%")+":/etc/resolv.conf", "InaccessiblePaths=-/run/nscd")
+	}
+	if len(needs)+len(service) == 0 {
 		return ""
 	}
-	// The tmpfs hides systemd-resolved, whom nss-resolve would ask; the host's resolv.conf may be a link to a file in there.
-	return fmt.Sprintf(`# The Wattle agent's, written anew when it changes: how this workload finds names of the mesh.
-[Unit]
-Wants=%[1]s
-After=%[1]s
-
-[Service]
-TemporaryFileSystem=/run/systemd/resolve:ro,mode=0755
-BindReadOnlyPaths=-%[2]s:/etc/resolv.conf
-InaccessiblePaths=-/run/nscd
-`, resolverUnit, strings.ReplaceAll(u.Resolv, "%", "%%"))
+	return "# The Wattle agent's, written anew when it changes: what this workload has of the mesh.\n[Unit]\n" + strings.Join(needs, "\n") +
+		"\n\n[Service]\n" + strings.Join(append(service, ""), "\n")
 }
 
 // workloads makes the drop-ins of workloads' units those of the plan, and has systemd read them if that changed anything. A
@@ -72,7 +84,33 @@ func (f *follower) workloads(ctx context.Context, plan adapters.Workloads) error
 	if changed {
 		errs = append(errs, f.conn.ReloadContext(ctx))
 	}
+	for _, u := range plan.Units {
+		if len(u.Proxies) > 0 {
+			errs = append(errs, f.accompany(ctx, u.Name))
+		}
+	}
 	return errors.Join(errs...)
+}
+
+// accompany starts the companion of a unit that was running before it had one, once in each run: who stops the companion by
+// hand means to drain.
+func (f *follower) accompany(ctx context.Context, unit string) error {
+	now, err := f.units.State(ctx, unit)
+	if err != nil || now.Load != "loaded" || now.Active != "active" || f.seen[unit] == now.Invocation {
+		return err
+	}
+	beside, err := f.units.State(ctx, companionOf(unit))
+	if err != nil {
+		return err
+	}
+	f.seen[unit] = now.Invocation
+	if beside.Active == "inactive" || beside.Active == "failed" || beside.Active == "" {
+		// It fails if the unit is about to stop: "replace" would keep it from that.
+		f.job(ctx, companionOf(unit), "start", func(ctx context.Context, name, _ string, result chan<- string) (int, error) {
+			return f.conn.StartUnitContext(ctx, name, "fail", result)
+		})
+	}
+	return nil
 }
 
 // DropIn returns when the drop-in of a workload's unit was written, if it has one.

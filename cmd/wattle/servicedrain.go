@@ -54,7 +54,9 @@ server answers, callers cannot be told: this host's proxy then turns their reque
 		var err error
 		switch {
 		case *undo:
-			got, err = d.undo(cmd.Context())
+			ctx, cancel := context.WithTimeout(cmd.Context(), *limit)
+			defer cancel()
+			got, err = d.undo(ctx)
 		case *wait:
 			got, err = d.wait(cmd.Context(), *limit)
 		default:

@@ -258,9 +258,12 @@ func (a *Agent) serve(ctx context.Context) error {
 	}
 	var capturer *capturer
 	if a.o.Capture != nil {
-		capturer = newCapturer(log, a.o.Capture, cfg, &plan)
+		capturer = newCapturer(log, a.o.Capture, cfg, plan)
 		capturer.unit = a.desk.unit
 		proxies.workloads = &capturer.workloads
+	}
+	if a.o.Units != nil {
+		proxies.bound = &a.desk.bound
 	}
 	reporter := &reporter{
 		log: log, client: client,
@@ -272,7 +275,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	if capturer != nil {
 		reporter.faults = &capturer.faults
 	}
-	a.host.show(&certs.held, &plan)
+	a.host.show(&certs.held, plan)
 	if cfg.Address.IsValid() {
 		reporter.address = cfg.Address.String()
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -280,7 +281,7 @@ func TestCaptureFollowsThePlanAndItsUnits(t *testing.T) {
 	file, views := resolvFile(c.cfg.StateDir, "web.service"), filepath.Join(c.cfg.RunDir, resolverFolder, dns.File)
 	eventually(t, "the adapter hears of it", func() bool {
 		w := c.workloads.Now()
-		return w != nil && w.Resolver && slices.Equal(w.Units, []adapters.Unit{{Name: "web.service", Resolv: file}})
+		return w != nil && w.Resolver && reflect.DeepEqual(w.Units, []adapters.Unit{{Name: "web.service", Resolv: file}})
 	})
 	text, err := os.ReadFile(file)
 	info, _ := os.Stat(file)

@@ -198,7 +198,7 @@ func (d *drains) settle(plan *planpb.HostPlan, registered map[workload]string, s
 	for w, o := range d.own {
 		why[w] = o.why()
 	}
-	for w, unit := range unitsOf(plan, registered) {
+	for w, unit := range boundUnits(plan, registered) {
 		if run, stops := d.stops[unit]; stops && states != nil && states.of[unit].Invocation == run && states.of[unit].Runs() {
 			why[w] = cmp.Or(why[w], "its unit "+unit+" is being stopped")
 		}

@@ -102,7 +102,7 @@ func (d *desk) there(key workload) (unit string, owner *uint32, ok bool) {
 	if e != nil && !e.file {
 		owner = &e.UID
 	}
-	return unitsOf(plan, d.bound.Now())[key], owner, ok || e != nil
+	return boundUnits(plan, d.bound.Now())[key], owner, ok || e != nil
 }
 
 // drain drains a workload, or takes that back: the request's method says which.
@@ -167,8 +167,8 @@ func (d *desk) drainUnit(who client, r *http.Request) (any, error) {
 			return nil // it has ended meanwhile
 		}
 		var of []workload
-		for _, w := range sortedWorkloads(unitsOf(d.drains.plan.Now(), d.bound.Now())) {
-			if unitsOf(d.drains.plan.Now(), d.bound.Now())[w] == unit {
+		for _, w := range sortedWorkloads(boundUnits(d.drains.plan.Now(), d.bound.Now())) {
+			if boundUnits(d.drains.plan.Now(), d.bound.Now())[w] == unit {
 				of = append(of, w)
 			}
 		}

@@ -61,6 +61,7 @@ type proxies struct {
 	// workloads is what workloads get; nil: nothing is known of that.
 	workloads *value[*adapters.Workloads]
 	progress  *value[map[workload]progress] // of drains
+	bound     *value[map[workload]string]   // units of what is registered on the host itself; nil: there is no systemd
 
 	mu sync.Mutex // serving is being changed
 }
@@ -105,6 +106,10 @@ func (p *proxies) run(ctx context.Context) error {
 		if p.workloads != nil {
 			_, settled = p.workloads.Load()
 		}
+		var moved <-chan struct{}
+		if p.bound != nil {
+			_, moved = p.bound.Load()
+		}
 		want := p.names(host, plan)
 		for name, t := range tasks {
 			if !slices.Contains(want, name) && name != hostProxy {
@@ -137,6 +142,7 @@ func (p *proxies) run(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-settled:
+		case <-moved:
 		case <-again:
 		case done := <-p.ask:
 			close(done)
@@ -225,6 +231,11 @@ func (p *proxies) apply(ctx context.Context, wanted *planpb.HostPlan, host strin
 	var plan adapters.Plan
 	if p.workloads != nil {
 		plan.Workloads = p.workloads.Now()
+	} else if p.bound != nil {
+		plan.Workloads = new(adapters.Workloads)
+	}
+	if plan.Workloads != nil && p.bound != nil {
+		plan.Workloads = withUnits(plan.Workloads, wanted, p.bound.Now())
 	}
 	for _, name := range names {
 		id := host + "/" + name

@@ -17,8 +17,8 @@ type unitStates struct {
 	of map[string]systemd.State // nil: it cannot be asked
 }
 
-// unitsOf returns which unit runs which workload: what is registered on the host itself, else what the plan says.
-func unitsOf(plan *planpb.HostPlan, registered map[workload]string) map[workload]string {
+// boundUnits returns which unit runs which workload: what is registered on the host itself, else what the plan says.
+func boundUnits(plan *planpb.HostPlan, registered map[workload]string) map[workload]string {
 	out := map[workload]string{}
 	for _, w := range plan.GetWorkloads() {
 		if unit := cmp.Or(registered[workloadOf(w)], w.GetUnit()); unit != "" {
@@ -54,6 +54,15 @@ func (u *units) run(ctx context.Context) error {
 	pause := newPause()
 	said := map[string]systemd.State{}
 	for {
+		if list, changed := u.names.Load(); len(list) == 0 { // systemd need not even be there
+			u.held.Set(new(unitStates))
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return nil
+			}
+			continue
+		}
 		began := time.Now()
 		err := u.systemd.Watch(ctx, u.names.Load, func(now map[string]systemd.State) {
 			u.tell(said, now)
@@ -80,7 +89,7 @@ func (u *units) list(ctx context.Context) {
 	for {
 		plan, planned := u.plan.Load()
 		registered, moved := u.registered.Load()
-		if now := slices.Compact(slices.Sorted(maps.Values(unitsOf(plan, registered)))); !slices.Equal(now, u.names.Now()) {
+		if now := slices.Compact(slices.Sorted(maps.Values(boundUnits(plan, registered)))); !slices.Equal(now, u.names.Now()) {
 			u.names.Set(now)
 		}
 		select {
