@@ -258,8 +258,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	}
 	var capturer *capturer
 	if a.o.Capture != nil {
-		capturer = newCapturer(log, a.o.Capture, cfg, plan)
-		capturer.unit = a.desk.unit
+		capturer = newCapturer(log, a.o.Capture, cfg, plan, &a.desk.bound)
 		proxies.workloads = &capturer.workloads
 	}
 	if a.o.Units != nil {

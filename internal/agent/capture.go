@@ -64,7 +64,8 @@ type capturer struct {
 	// workloads is what units get; nil until the first plan was looked at.
 	workloads value[*adapters.Workloads]
 
-	unit   func(workload) string // as it was registered here; nil: only the plan says so
+	registered *value[map[workload]string] // units, by workload; of what is registered on the host itself
+
 	keeper *capture.Keeper
 	state  value[capture.State]
 	poked  chan struct{}
@@ -73,9 +74,9 @@ type capturer struct {
 	said   map[captureFault]bool      // in the log
 }
 
-func newCapturer(log *slog.Logger, o *Capture, cfg *configs.Agent, plan *value[*planpb.HostPlan]) *capturer {
+func newCapturer(log *slog.Logger, o *Capture, cfg *configs.Agent, plan *value[*planpb.HostPlan], registered *value[map[workload]string]) *capturer {
 	c := &capturer{
-		log: log, o: o, cfg: cfg, plan: plan, poked: make(chan struct{}, 1), known: map[string]systemd.Service{}, said: map[captureFault]bool{},
+		log: log, o: o, cfg: cfg, plan: plan, registered: registered, poked: make(chan struct{}, 1), known: map[string]systemd.Service{}, said: map[captureFault]bool{},
 	}
 	if o.Table != nil {
 		c.keeper = capture.NewKeeper(capture.Options{Log: log, Table: o.Table, Reach: func(ctx context.Context) error { return reach(ctx, cfg) }, Changed: func(s capture.State) { c.state.Set(s); c.poke() }})
@@ -104,11 +105,13 @@ func (c *capturer) run(ctx context.Context) error {
 		defer ticker.Stop()
 		for {
 			plan, changed := c.plan.Load()
+			registered, moved := c.registered.Load()
 			if plan != nil {
-				c.match(ctx, c.withUnits(plan))
+				c.match(ctx, named(plan, registered))
 			}
 			select {
 			case <-changed:
+			case <-moved:
 			case <-c.poked:
 			case <-ticker.C:
 			case <-ctx.Done():
@@ -139,16 +142,12 @@ func (c *capturer) follow(ctx context.Context) error {
 	}
 }
 
-// withUnits adds the units that were registered at this agent, which keeps them to itself.
-func (c *capturer) withUnits(plan *planpb.HostPlan) *planpb.HostPlan {
-	if c.unit == nil {
-		return plan
-	}
+// named returns the plan with the units that were registered at this agent, which keeps them to itself.
+func named(plan *planpb.HostPlan, registered map[workload]string) *planpb.HostPlan {
 	out := proto.CloneOf(plan)
+	bound := boundUnits(plan, registered)
 	for _, w := range out.GetWorkloads() {
-		if w.GetUnit() == "" {
-			w.Unit = c.unit(workloadOf(w))
-		}
+		w.Unit = bound[workloadOf(w)]
 	}
 	return out
 }

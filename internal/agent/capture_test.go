@@ -241,7 +241,7 @@ func capturing(t *testing.T, services func(unit string) (systemd.Service, error)
 				}
 			}
 		},
-	}, cfg, &plan)
+	}, cfg, &plan, new(value[map[workload]string]))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- c.run(ctx) }()
@@ -333,13 +333,13 @@ func TestCaptureFollowsThePlanAndItsUnits(t *testing.T) {
 }
 
 func TestTheUnitThatWasRegisteredHereCounts(t *testing.T) {
-	c := &capturer{unit: func(w workload) string { return w.service + ".service" }}
 	plan := webPlan("loopback", func(w *planpb.Workload) { w.Unit = "" })
-	if got := c.withUnits(plan).GetWorkloads()[0].GetUnit(); got != "web.service" || plan.GetWorkloads()[0].GetUnit() != "" {
+	web := workloadOf(plan.GetWorkloads()[0])
+	got := named(plan, map[workload]string{web: "mine.service"}).GetWorkloads()[0].GetUnit()
+	if got != "mine.service" || plan.GetWorkloads()[0].GetUnit() != "" {
 		t.Error(got)
 	}
-	c.unit = func(workload) string { return "other.service" }
-	if got := c.withUnits(webPlan("loopback")).GetWorkloads()[0].GetUnit(); got != "web.service" {
+	if got := named(webPlan("loopback"), nil).GetWorkloads()[0].GetUnit(); got != "web.service" {
 		t.Error("the plan's word is not kept:", got)
 	}
 }

@@ -176,18 +176,6 @@ func (d *desk) take(files *registrations) {
 	d.declared = next
 }
 
-// unit returns the unit that a registration of this host names; the server is not told of it.
-func (d *desk) unit(key workload) string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, e := range []*entry{d.declared[key], d.own[key]} {
-		if e != nil && e.Service.Unit != "" {
-			return e.Service.Unit
-		}
-	}
-	return ""
-}
-
 func sameLease(a, b *configs.Service) bool {
 	return a.Unit == b.Unit && a.TTL == b.TTL && a.DeregisterAfter == b.DeregisterAfter
 }
