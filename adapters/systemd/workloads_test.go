@@ -70,3 +70,55 @@ func TestWhatTheResolverNeedsHarmsNoProxy(t *testing.T) {
 		return strings.Contains(h.log.String(), "what workloads need of systemd cannot all be had") && strings.Contains(h.log.String(), "journalctl -u "+resolverUnit)
 	})
 }
+
+func TestAWorkloadsUnitStartsAfterItsProxiesWithACompanion(t *testing.T) {
+	h := newHost(t)
+	web := companionOf("web.service")
+	h.Set("web.service", "active")
+	h.Set(web, "inactive")
+	h.Set("idle.service", "inactive")
+	h.Set(companionOf("idle.service"), "inactive")
+	plan := func(env ...string) {
+		h.whole(adapters.Plan{Workloads: &adapters.Workloads{Units: []adapters.Unit{
+			{Name: "idle.service", Proxies: []string{"host"}, Env: env},
+			{Name: "web.service", Proxies: []string{"host", "side"}, Env: []string{"WATTLE_UPSTREAM_DB=unix:/run/50%.sock"}, Resolv: "/r"},
+		}}})
+	}
+	plan()
+	const want = `# The Wattle agent's, written anew when it changes: what this workload has of the mesh.
+[Unit]
+Wants=wattle-envoy@host.service
+After=wattle-envoy@host.service
+Wants=wattle-envoy@side.service
+After=wattle-envoy@side.service
+Wants=wattle-workload@web.service
+Wants=wattle-dns.service
+After=wattle-dns.service
+
+[Service]
+Environment="WATTLE_UPSTREAM_DB=unix:/run/50%%.sock"
+TemporaryFileSystem=/run/systemd/resolve:ro,mode=0755
+BindReadOnlyPaths=-/r:/etc/resolv.conf
+InaccessiblePaths=-/run/nscd
+`
+	h.wait("one that runs already is given its companion", func() bool { return h.State(web) == "active" })
+	if text, err := os.ReadFile(filepath.Join(h.etc, "web.service.d", workloadFile)); err != nil || string(text) != want {
+		t.Errorf("%v\n%s", err, text)
+	}
+
+	h.Set(web, "inactive")                       // by hand: it drains
+	for i, env := range []string{"A=1", "A=2"} { // when it reads the second time, it has done all of the first
+		plan(env)
+		h.wait("systemd reads the drop-in of another unit", func() bool { return h.did("daemon-reload") == i+2 })
+	}
+	if n := h.did("start " + web); n != 1 {
+		t.Errorf("it was started %d times in one run of its unit", n)
+	}
+	if n := h.did("start " + companionOf("idle.service")); n != 0 {
+		t.Error("a unit that does not run is given a companion")
+	}
+	h.Set("web.service", "inactive")
+	h.Set("web.service", "active")
+	h.poke()
+	h.wait("another run is given one again", func() bool { return h.did("start "+web) == 2 })
+}
