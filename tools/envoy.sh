@@ -13,7 +13,7 @@ die() { echo "envoy: $*" >&2; exit 1; }
 
 # right FILE: whether FILE is an Envoy binary (no wrapper around one) of the right version.
 right() {
-	[[ -x $1 && $(head -c 4 "$1" | tail -c 3) == ELF ]] && "$1" --version 2>/dev/null | grep -q "/$version/"
+	[[ -x $1 && $(head -c 4 "$1" | tail -c 3) == ELF && $("$1" --version 2>/dev/null) == */$version/* ]]
 }
 
 # place FILE: makes the link in one step.
