@@ -2,6 +2,7 @@ package configs
 
 import (
 	_ "embed" // the default file
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -32,6 +33,8 @@ type Agent struct {
 	GuardAllow    []string   `json:"guard_allow"`  // users whose processes may connect to applications all the same
 	LogLevel      string     `json:"log_level"`    // debug, info, warn, error
 	LogFormat     string     `json:"log_format"`   // text, json
+
+	Units []*UnitGrant `json:"units,omitempty"` // what users of units may register; of another unit the service of its name
 }
 
 //go:embed agent.hcl
@@ -91,7 +94,15 @@ var agentBlock = newBlock(block[Agent]{
 		logLevelAttr(func(a *Agent) *string { return &a.LogLevel }),
 		logFormatAttr(func(a *Agent) *string { return &a.LogFormat }),
 	},
+	blocks: []child[Agent]{
+		many("unit", unitBlock, func(a *Agent) *[]*UnitGrant { return &a.Units }, "Which services the user of a unit may register. Without one that is the service of the namespace default that has the unit's name: of `web.service` it is `web`, of an instance of a template none."),
+	},
 	finish: func(d *decoder, a *Agent) {
+		for i, u := range a.Units {
+			if j := slices.IndexFunc(a.Units, func(o *UnitGrant) bool { return o.Unit == u.Unit }); j < i && u.Unit != "" {
+				d.report(d.at(d.frame, "unit"), Error, codeDuplicate, fmt.Sprintf("unit %q is given twice", u.Unit), fmt.Sprintf("At %s and at %s. Put both into one.", a.Units[j].Origin, u.Origin))
+			}
+		}
 		if a.Token != "" && a.TokenFile != "" {
 			d.report(d.at(d.frame, "token_file"), Error, codeExactlyOne, "both token and token_file", "Remove one of them.")
 		}

@@ -48,6 +48,12 @@ server = ["127.0.0.1:7501"]
 # Users of this host whose processes may connect to the applications' ports all the same, such as a monitoring agent's.
 # guard_allow = ["consul"]
 
+# Which services the user of a systemd unit may register through agent.sock. Without a block that is the service of the
+# namespace default that has the unit's name: of web.service it is web. "web@.service" is all instances of a template.
+# unit "web.service" {
+#   services = ["shop/web", "shop/web-admin"]
+# }
+
 # debug, info, warn or error; text or json.
 # log_level  = "info"
 # log_format = "text"

@@ -4,8 +4,8 @@ package configs
 // is written to.
 var serviceCodes = []Code{
 	{"W5002", "this user may not register it",
-		"Through an agent's socket root registers workloads, the agent's own user, and the user of the systemd unit that the registration names. The kernel says who asks.",
-		"Name the unit that runs the workload, of which you are the user (-unit), or do it as root."},
+		"Through an agent's socket root registers workloads, the agent's own user, and the user of the systemd unit that the registration names, if that unit may be the service: it has the service's name, or a unit block of agent.hcl lists it. The kernel says who asks.",
+		"Name the unit that runs the workload, of which you are the user (-unit), have root list the service in a unit block of agent.hcl, or do it as root."},
 	{"W5003", "a file declares it",
 		"A file of the agent's services_dir declares the workload, and what a file declares is changed in the file. The message says which file and line.",
 		"Change or remove the file, or register the workload as another instance."},

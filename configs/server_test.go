@@ -384,3 +384,29 @@ func TestOtherServersLeaveAllElseAlone(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+func TestAUnitMayBeListedOnce(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, dir, "agent.hcl", `server = ["127.0.0.1:7501"]
+unit "web.service" { services = ["web", "shop/*"] }
+unit "none@.service" { services = [] }
+`)
+	a, diags := LoadAgent(filepath.Join(dir, "agent.hcl"))
+	if len(diags) > 0 {
+		t.Fatal(diags)
+	}
+	if len(a.Units) != 2 || !reflect.DeepEqual(a.Units[0].Services, []ServiceRef{{"default", "web"}, {"shop", Any}}) || len(a.Units[1].Services) != 0 {
+		t.Errorf("%+v", a.Units)
+	}
+	for text, says := range map[string]string{
+		"unit \"a.service\" { services = [\"a\"] }\nunit \"a.service\" { services = [] }\n": "given twice",
+		"unit \"a\" { services = [\"a\"] }\n":                                               "no name of a service unit",
+		"unit \"a.service\" { services = [\"*/a\"] }\n":                                     "no pattern of services",
+		"unit \"a.service\" {}\n":                                                           "services",
+	} {
+		writeFile(t, dir, "agent.hcl", "server = [\"127.0.0.1:7501\"]\n"+text)
+		if _, diags := LoadAgent(filepath.Join(dir, "agent.hcl")); !diags.HasErrors() || !strings.Contains(diags.Text(), says) {
+			t.Errorf("%s: %s", text, diags.Text())
+		}
+	}
+}

@@ -24,8 +24,8 @@ func newService() *cobra.Command {
 		Use:   "service",
 		Short: "Register workloads and services, and see what is registered",
 		Long: `Service registers workloads at this host's agent, through its unix socket: root may, the agent's user, and the user of the
-systemd unit that a registration names. With -server, or with an -address, it registers endpoints without an agent at the
-server's API, which needs the admin token. What is registered stays until it is deregistered, also when the agent, the
+systemd unit that a registration names, as the service of the unit's name or one that a unit block of agent.hcl lists. With
+-server, or with an -address, it registers endpoints without an agent at the server's API, which needs the admin token. What is registered stays until it is deregistered, also when the agent, the
 server or the host starts anew.`,
 	}
 	cmd.AddCommand(newServiceRegister(), newServiceDeregister(), newServiceList(), newServiceDescribe(), newServiceHeartbeat(), newServiceDrain(), newServiceRun())

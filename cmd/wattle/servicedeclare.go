@@ -37,7 +37,7 @@ func newDeclareFlags(cmd *cobra.Command) *declareFlags {
 	fl.StringArrayVar(&f.meta, "meta", nil, "a label that subsets select on, `KEY=VALUE`; may be repeated")
 	fl.StringArrayVar(&f.checks, "check", nil, "a health check that the agent runs: tcp, http or `http=/PATH`; may be repeated")
 	fl.Uint32Var(&f.weight, "weight", 1, "its share of the calls, 1 to 10000")
-	fl.StringVar(&f.unit, "unit", "", "the systemd `UNIT` that runs it, whose user may register it")
+	fl.StringVar(&f.unit, "unit", "", "the systemd `UNIT` that runs it, whose user may register it if it has the unit's name or agent.hcl lists it")
 	fl.DurationVar(&f.ttl, "ttl", 0, "how long a heartbeat counts, 1s to 24h; 0s: none are needed")
 	fl.DurationVar(&f.deregisterAfter, "deregister-after", 0, "deregister what was silent for so long, ttl to 720h; 0s: never")
 	addressFlag(cmd, &f.address)

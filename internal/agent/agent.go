@@ -120,7 +120,7 @@ func New(o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := newDesk(o.Log, state, o.Units, &files.held, drains)
+	d, err := newDesk(deskOptions{log: o.Log, disk: state, units: o.Units, grants: cfg.Units, files: &files.held, drains: drains})
 	if err != nil {
 		return nil, err
 	}

@@ -61,13 +61,18 @@ func (d *desk) register(ctx context.Context, who client, s *configs.Service) (ap
 	if err := d.mayDeclare(ctx, who, s.Unit); err != nil {
 		return api.ServiceAnswer{}, err
 	}
+	if !d.trusted(who.uid) {
+		if err := d.grants.check(who.uid, s.Unit, s); err != nil {
+			return api.ServiceAnswer{}, err
+		}
+	}
 	if err := d.fits(who, s); err != nil {
 		return api.ServiceAnswer{}, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
-	e := (&entry{Service: s, UID: who.uid, Registered: now.UTC().Truncate(time.Second)}).finish()
+	e := (&entry{Service: s, UID: who.uid, Trusted: d.trusted(who.uid), Registered: now.UTC().Truncate(time.Second)}).finish()
 	key := e.key()
 	old := d.own[key]
 	if err := d.mayChange(who, key); err != nil {
@@ -77,7 +82,7 @@ func (d *desk) register(ctx context.Context, who client, s *configs.Service) (ap
 		e.UID, e.Registered = old.UID, old.Registered // whose it is stays, also when root changes it
 		e.finish()
 	}
-	if old != nil && string(old.wire.GetBody()) == string(e.wire.GetBody()) && sameLease(old.Service, s) && old.Service.Origin == s.Origin {
+	if old != nil && old.barred == "" && string(old.wire.GetBody()) == string(e.wire.GetBody()) && sameLease(old.Service, s) && old.Service.Origin == s.Origin {
 		d.beat(key, now)
 		return api.ServiceAnswer{ServiceStatus: d.status(old)}, nil
 	}
@@ -170,7 +175,7 @@ func (d *desk) look() {
 // mayDeclare says why a user may not declare workloads of a unit: root and the agent's user may, and the unit's.
 func (d *desk) mayDeclare(ctx context.Context, who client, unit string) error {
 	switch {
-	case who.uid == root || who.uid == d.uid:
+	case d.trusted(who.uid):
 		return nil
 	case unit == "":
 		return deny(http.StatusForbidden, api.CodeUser, "name the unit that runs it, of which you are the user (-unit), or do it as root",
@@ -225,12 +230,12 @@ func (d *desk) fits(who client, s *configs.Service) error {
 			return deny(http.StatusBadRequest, api.CodeForeign, "say where on this host it listens, or register it at the server (-address)", "%s is no address of this host", a)
 		}
 	}
-	if c := s.Capture; c != nil && c.User != "" && who.uid != root && who.uid != d.uid {
+	if c := s.Capture; c != nil && c.User != "" && !d.trusted(who.uid) {
 		return deny(http.StatusForbidden, api.CodeConnections, "leave user out, so that it is the unit's connections, or do it as root",
 			"uid %d may not have the connections of user %s redirected", who.uid, c.User)
 	}
 	for _, u := range s.Upstreams {
-		if u.Socket != "" && who.uid != root && who.uid != d.uid {
+		if u.Socket != "" && !d.trusted(who.uid) {
 			return deny(http.StatusForbidden, api.CodeSocket, "bind a loopback address and port, or do it as root",
 				"uid %d may not have %s made: the host's Envoy would replace what is there", who.uid, u.Socket)
 		}
@@ -256,7 +261,7 @@ func (d *desk) room(who client, e *entry, fresh bool) error {
 	}
 	mine := claims(e.Service)
 	for _, o := range d.all() {
-		if o.key() == e.key() {
+		if o.key() == e.key() || o.barred != "" {
 			continue
 		}
 		for _, c := range claims(o.Service) {

@@ -40,6 +40,7 @@ type desk struct {
 	disk   *disk
 	uid    uint32 // of the agent
 	units  Units  // nil: no systemd
+	grants unitGrants
 	local  func() ([]address, error)
 	files  *value[*registrations]
 	answer *value[answered]            // what the server said last
@@ -67,7 +68,9 @@ type entry struct {
 	Service    *configs.Service `json:"service"`
 	UID        uint32           `json:"uid"`
 	Registered time.Time        `json:"registered"`
+	Trusted    bool             `json:"trusted,omitempty"` // who wrote it last may register everything, though it may be another's
 	file       bool             // UID and Registered mean nothing
+	barred     string           // why it does not count though it is kept; empty: it does
 	wire       *apipb.Registration
 }
 
@@ -101,11 +104,21 @@ func (e *entry) origin() string {
 	return fmt.Sprintf("wattle service register by uid %d of %s", e.UID, e.Service.Origin)
 }
 
+// deskOptions are what a desk is made with.
+type deskOptions struct {
+	log    *slog.Logger
+	disk   *disk
+	units  Units // nil: no systemd
+	grants unitGrants
+	files  *value[*registrations]
+	drains *drains
+}
+
 // newDesk loads what was registered before.
-func newDesk(log *slog.Logger, to *disk, units Units, files *value[*registrations], drains *drains) (*desk, error) {
-	keep := filepath.Join(to.dir, registeredFile)
+func newDesk(o deskOptions) (*desk, error) {
+	keep := filepath.Join(o.disk.dir, registeredFile)
 	d := &desk{
-		log: log, keep: keep, drains: drains, disk: to, uid: uint32(os.Geteuid()), units: units, local: addresses, files: files,
+		log: o.log, keep: keep, drains: o.drains, disk: o.disk, uid: uint32(os.Geteuid()), units: o.units, grants: o.grants, local: addresses, files: o.files,
 		answer: new(value[answered]), judged: new(value[map[workload]health]), wake: make(chan struct{}, 1),
 		own: map[workload]*entry{}, declared: map[workload]*entry{}, since: map[workload]uint64{}, heard: map[workload]time.Time{},
 		paces: paces{users: map[uint32]*pace{}},
@@ -126,8 +139,20 @@ func newDesk(log *slog.Logger, to *disk, units Units, files *value[*registration
 			return nil, fmt.Errorf("what was registered with wattle service register: %s has an empty entry; restore it, or remove it and register again", keep)
 		}
 		d.own[e.key()] = e.finish()
+		d.bar(e)
 	}
 	return d, nil
+}
+
+// bar has what was registered before count only if it may be registered now: root may have taken a grant back.
+func (d *desk) bar(e *entry) {
+	if e.Trusted || d.trusted(e.UID) {
+		return
+	}
+	if err := d.grants.check(e.UID, e.Service.Unit, e.Service); err != nil {
+		e.barred = err.Error()
+		d.log.Warn("what was registered does not count any more", "workload", e.key().String(), "why", e.barred)
+	}
 }
 
 // run follows the files and the clock until ctx is done.
@@ -222,7 +247,7 @@ func (d *desk) refresh(now time.Time) (next time.Time, any bool) {
 func (d *desk) bind() {
 	bound, seen := map[workload]string{}, map[workload]bool{}
 	for _, e := range d.all() {
-		if !seen[e.key()] && e.Service.Unit != "" {
+		if !seen[e.key()] && e.Service.Unit != "" && e.barred == "" {
 			bound[e.key()] = e.Service.Unit
 		}
 		seen[e.key()] = true
@@ -260,7 +285,7 @@ func (d *desk) lay(files *registrations, now time.Time) {
 	}
 	for _, e := range d.all() {
 		key := e.key()
-		if _, twice := since[key]; twice || len(out.list) == maxReported || e.file && d.expired(e, now) {
+		if _, twice := since[key]; twice || e.barred != "" || len(out.list) == maxReported || e.file && d.expired(e, now) {
 			continue
 		}
 		out.list = append(out.list, e.wire)
@@ -345,6 +370,9 @@ func (d *desk) state(e *entry) (state, reason string) {
 	key := e.key()
 	if first := d.find(key); first != e {
 		return api.StateRefused, fmt.Sprintf("%s declares it too, and counts", first.origin())
+	}
+	if e.barred != "" {
+		return api.StateRefused, e.barred
 	}
 	since, reported := d.since[key]
 	held, said := d.held.Now(), d.answer.Now()

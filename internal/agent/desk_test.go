@@ -43,6 +43,15 @@ func (f fakeUnits) Watch(ctx context.Context, _ func() ([]string, <-chan struct{
 	return nil
 }
 
+// grantsOf makes unit blocks: each unit with one pattern of services.
+func grantsOf(pairs ...string) (out unitGrants) {
+	for i := 0; i < len(pairs); i += 2 {
+		namespace, name, _ := strings.Cut(pairs[i+1], "/")
+		out = append(out, &configs.UnitGrant{Unit: pairs[i], Services: []configs.ServiceRef{{Namespace: namespace, Name: name}}})
+	}
+	return out
+}
+
 // deskAt opens a desk whose files declare what list does.
 func deskAt(t *testing.T, dir string, list ...*apipb.Registration) *desk {
 	t.Helper()
@@ -52,7 +61,10 @@ func deskAt(t *testing.T, dir string, list ...*apipb.Registration) *desk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := newDesk(discard(), newDisk(dir, &alarms{log: discard()}), fakeUnits{"web.service": 1000, "db.service": 1001}, files, drains)
+	d, err := newDesk(deskOptions{
+		log: discard(), disk: newDisk(dir, &alarms{log: discard()}), units: fakeUnits{"web.service": 1000, "db.service": 1001},
+		grants: grantsOf("web.service", "*/*", "db.service", "*/*"), files: files, drains: drains,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +229,7 @@ func TestARegistrationIsKeptAndItsRepeatChangesNothing(t *testing.T) {
 	if err := os.WriteFile(file, []byte("[{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := newDesk(discard(), newDisk(filepath.Dir(file), &alarms{log: discard()}), nil, new(value[*registrations]), nil); err == nil || !strings.Contains(err.Error(), "restore it, or remove it") {
+	if _, err := newDesk(deskOptions{log: discard(), disk: newDisk(filepath.Dir(file), &alarms{log: discard()}), files: new(value[*registrations])}); err == nil || !strings.Contains(err.Error(), "restore it, or remove it") {
 		t.Errorf("a damaged file: %v", err)
 	}
 	// What cannot be kept is not registered.
