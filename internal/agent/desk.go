@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -22,9 +20,6 @@ import (
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 )
 
-// registeredFile keeps what was registered through the socket.
-const registeredFile = "registered.json"
-
 // What the server takes of one host, and what is taken through the socket: together it is far less than the server reads.
 const (
 	maxReported   = 256
@@ -37,6 +32,7 @@ const (
 type desk struct {
 	log    *slog.Logger
 	keep   string // path of what was registered through the socket
+	kept   []byte // what it says; nil: there is none
 	disk   *disk
 	uid    uint32 // of the agent
 	units  Units  // nil: no systemd
@@ -123,23 +119,8 @@ func newDesk(o deskOptions) (*desk, error) {
 		own: map[workload]*entry{}, declared: map[workload]*entry{}, since: map[workload]uint64{}, heard: map[workload]time.Time{},
 		paces: paces{users: map[uint32]*pace{}},
 	}
-	text, err := os.ReadFile(keep)
-	if errors.Is(err, fs.ErrNotExist) {
-		return d, nil
-	}
-	var all []*entry
-	if err == nil {
-		err = json.Unmarshal(text, &all)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("what was registered with wattle service register: %s: %w; restore it, or remove it and register again", keep, err)
-	}
-	for _, e := range all {
-		if e == nil || e.Service == nil {
-			return nil, fmt.Errorf("what was registered with wattle service register: %s has an empty entry; restore it, or remove it and register again", keep)
-		}
-		d.own[e.key()] = e.finish()
-		d.bar(e)
+	if err := d.load(); err != nil {
+		return nil, err
 	}
 	return d, nil
 }
@@ -302,18 +283,6 @@ func (d *desk) lay(files *registrations, now time.Time) {
 	out.revision = d.revision
 	d.since = since
 	d.held.Set(out)
-}
-
-// save writes what was registered through the socket.
-func (d *desk) save(own map[workload]*entry) error {
-	all := slices.SortedFunc(maps.Values(own), func(a, b *entry) int { return cmp.Compare(a.key().String(), b.key().String()) })
-	text, err := json.Marshal(all)
-	if err != nil {
-		return err
-	}
-	err = writeFile(d.keep, text)
-	d.disk.note(d.keep, err)
-	return err
 }
 
 // find returns the registration of a workload that counts, nil if there is none. The caller holds d.mu.

@@ -226,12 +226,6 @@ func TestARegistrationIsKeptAndItsRepeatChangesNothing(t *testing.T) {
 	if strings.Contains(string(next.held.Now().list[0].GetBody()), "web.service") {
 		t.Error("the server is told of the unit")
 	}
-	if err := os.WriteFile(file, []byte("[{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := newDesk(deskOptions{log: discard(), disk: newDisk(filepath.Dir(file), &alarms{log: discard()}), files: new(value[*registrations])}); err == nil || !strings.Contains(err.Error(), "restore it, or remove it") {
-		t.Errorf("a damaged file: %v", err)
-	}
 	// What cannot be kept is not registered.
 	d.keep = filepath.Join(dir, "missing", "x.json")
 	if _, err := d.register(t.Context(), client{0}, service("lost", 81)); err == nil || d.reported() != "web" {
