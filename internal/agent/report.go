@@ -228,8 +228,8 @@ func (r *reporter) report(f facts) *apipb.ReportRequest {
 		h := r.judge(w, f)
 		now[key] = h
 		x := f.drains[key]
-		if h.Healthy && x.number != 0 {
-			h.Reason = x.reason
+		if x.number != 0 { // first why it drains: that its process is away by then is no news
+			h.Reason = strings.TrimSuffix(x.reason+"; "+h.Reason, "; ")
 		}
 		out.Health = append(out.Health, &apipb.HealthReport{
 			Namespace: key.namespace, Service: key.service, Instance: key.instance,
