@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -71,19 +72,52 @@ func (s *snapshot) encode() ([]byte, error) {
 // errDamaged is a file that is not as it was written.
 var errDamaged = errors.New("it is damaged")
 
-// decodeSnapshot reads a file's content. Its error matches errDamaged.
-func decodeSnapshot(text []byte) (*snapshot, error) {
+// sealed is a file's content, of which only what comes before the services was decoded: of two generations one is used.
+type sealed struct {
+	snapshot
+	body []byte
+}
+
+// unseal checks a file's content and reads whose it is, and which. Its error matches errDamaged.
+func unseal(text []byte) (*sealed, error) {
 	head, body, ok := bytes.Cut(text, []byte("\n"))
 	want, magic := strings.CutPrefix(string(head), snapshotMagic)
 	sum := sha256.Sum256(body)
 	if !ok || !magic || want != hex.EncodeToString(sum[:]) {
 		return nil, errDamaged
 	}
-	s := new(snapshot)
-	if err := json.Unmarshal(body, s); err != nil {
+	s := &sealed{body: body}
+	if err := s.peek(); err != nil {
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	return s, nil
+}
+
+// peek decodes what comes before the services.
+func (s *sealed) peek() error {
+	fields := map[json.Token]any{"name": &s.Name, "type": &s.Type, "choice": &s.Choice, "sequence": &s.Sequence, "said": &s.Said}
+	d := json.NewDecoder(bytes.NewReader(s.body))
+	for range 1 + len(fields) { // the bracket, and then a field at a time
+		t, err := d.Token()
+		if err != nil {
+			return err
+		}
+		if into := fields[t]; into != nil {
+			if err := d.Decode(into); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// open decodes all of it. Its error matches errDamaged.
+func (s *sealed) open() (*snapshot, error) {
+	out := new(snapshot)
+	if err := json.Unmarshal(s.body, out); err != nil {
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	return out, nil
 }
 
 // restore begins with the newest snapshot that can be read. It is called before the member is run.
@@ -91,27 +125,31 @@ func (m *member) restore() {
 	if !m.snapshots() {
 		return
 	}
-	var best *snapshot
+	var all []*sealed
 	var faults []string
 	for g := range uint64(generations) {
 		text, err := os.ReadFile(m.file(g))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		var s *snapshot
+		var s *sealed
 		if err == nil {
-			s, err = decodeSnapshot(text)
-		}
-		if err == nil && (s.Name != m.Name || s.Type != m.Type) {
-			continue // of another registry that had this name
+			s, err = unseal(text)
 		}
 		if err != nil {
 			faults = append(faults, fmt.Sprintf("%s: %v", filepath.Base(m.file(g)), err))
-			continue
+		} else if s.Name == m.Name && s.Type == m.Type { // else it is of another registry that had this name
+			all = append(all, s)
 		}
-		if best == nil || s.Sequence > best.Sequence {
-			best = s
+	}
+	slices.SortFunc(all, func(a, b *sealed) int { return cmp.Compare(b.Sequence, a.Sequence) })
+	var best *snapshot
+	for _, s := range all {
+		var err error
+		if best, err = s.open(); err == nil {
+			break
 		}
+		faults = append(faults, fmt.Sprintf("%s: %v", filepath.Base(m.file(s.Sequence)), err))
 	}
 	if len(faults) > 0 {
 		m.damaged(faults, best)

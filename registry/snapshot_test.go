@@ -359,3 +359,12 @@ func flip(t *testing.T, dir, name string) {
 	text[len(text)/2] ^= 1
 	write(t, dir, name, text)
 }
+
+// decodeSnapshot reads a file's content.
+func decodeSnapshot(text []byte) (*snapshot, error) {
+	s, err := unseal(text)
+	if err != nil {
+		return nil, err
+	}
+	return s.open()
+}
