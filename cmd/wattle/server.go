@@ -246,7 +246,7 @@ func (s *server) run(ctx context.Context) error {
 	s.log.Info("server listens", "agents", agents.Addr().String(), "http", s.cfg.HTTP, "policy", s.cfg.Policy, "trust_domain", s.ca.TrustDomain)
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return hurry(ctx, s.registry.Ready(), s.loop.Ready()) })
+	g.Go(func() error { return hurry(ctx, s.log, s.registry.Ready(), s.loop.Ready()) })
 	g.Go(func() error { return s.registry.Run(ctx) })
 	g.Go(func() error { return s.store.Run(ctx) })
 	g.Go(func() error { return s.loop.Run(ctx) })
@@ -289,7 +289,7 @@ const (
 
 // hurry collects less garbage until everything is read: a fifth of the time went there. What that took is given back
 // when the server is ready. An operator's GOGC is left alone.
-func hurry(ctx context.Context, read, ready <-chan struct{}) error {
+func hurry(ctx context.Context, log *slog.Logger, read, ready <-chan struct{}) error {
 	if os.Getenv("GOGC") != "" {
 		return nil
 	}
@@ -304,7 +304,7 @@ func hurry(ctx context.Context, read, ready <-chan struct{}) error {
 		}
 		debug.SetGCPercent(stage.percent)
 	}
-	debug.FreeOSMemory()
+	giveBack(log)
 	return nil
 }
 
