@@ -99,7 +99,7 @@ func Codes() []Code {
 		{endpointConflict, "registries disagree about an endpoint",
 			"Labels are united; where two registries give one label, the priority, the weight or the locality different values, the registry that is asked first wins. Let them say the same, or let only one of them say it."},
 		{PortsDiffer, "the instances of a service listen on different ports",
-			"Each instance is called on its own port, but callers need one port to name the service by. As long as nobody says which, it is the lowest, which changes when instances come and go. Set it in the registry's block."},
+			"Each instance is called on its own port, but callers need one port to name the service by. As long as nobody says which, it is the one that most instances have, of equals that of the oldest, which may change when instances come and go. Set it in the registry's block."},
 		{hostConflict, "registries disagree about a host",
 			"Two registries have a host of the same name with different addresses or mesh ports. There is one host of a name: the word of the registry that is asked first holds for all workloads of the host. Declare the host in one place, or give one of them another name."},
 		{OddProtocol, "protocol_from finds what is no protocol",

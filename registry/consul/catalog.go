@@ -261,7 +261,7 @@ func (c *catalog) build(i int, name string) {
 // join makes a service of its offers, nil if there are none.
 func (c *config) join(key registry.Name, offers []*offer) (*registry.Service, []registry.Diagnostic) {
 	var faults []registry.Diagnostic
-	numbers := map[string][]uint16{} // by the port's name
+	listeners := map[string][]registry.Listener{} // by the port's name
 	illegible := false
 	for _, o := range offers {
 		illegible = illegible || o.illegible
@@ -271,20 +271,20 @@ func (c *config) join(key registry.Name, offers []*offer) (*registry.Service, []
 		}
 		for _, in := range o.instances {
 			for _, p := range in.ports {
-				numbers[p.name] = append(numbers[p.name], p.number)
+				listeners[p.name] = append(listeners[p.name], registry.Listener{Port: p.number, Index: in.created})
 			}
 		}
 	}
-	if len(numbers) == 0 && !illegible {
+	if len(listeners) == 0 && !illegible {
 		return nil, faults
 	}
 	s := &registry.Service{Name: key}
 	serves := map[string]uint16{} // by the port's name
-	for _, name := range slices.Sorted(maps.Keys(numbers)) {
-		n, agreed := c.servicePort(key.Name, name, numbers[name])
+	for _, name := range slices.Sorted(maps.Keys(listeners)) {
+		n, agreed := c.servicePort(key.Name, name, listeners[name])
 		if !agreed {
 			faults = append(faults, registry.Diagnostic{Severity: registry.Warning, Code: registry.PortsDiffer,
-				Summary: fmt.Sprintf("the instances of service %s listen on different ports; callers name the lowest, %d", key.Name, n),
+				Summary: fmt.Sprintf("the instances of service %s listen on different ports; callers name the one that most have, %d", key.Name, n),
 				Detail:  fmt.Sprintf("Say which port callers name: service_ports = { %q = %d }.", portKey(key.Name, name), n)})
 		}
 		serves[name] = n
@@ -313,14 +313,12 @@ func portKey(service, port string) string {
 	return service + "/" + port
 }
 
-// servicePort returns the port that callers name: the configured one, or that of the instances, the lowest if they do
-// not agree.
-func (c *config) servicePort(service, port string, numbers []uint16) (n uint16, agreed bool) {
+// servicePort returns the port that callers name: the configured one, or what the instances come to.
+func (c *config) servicePort(service, port string, all []registry.Listener) (n uint16, agreed bool) {
 	if n, ok := c.ports[portKey(service, port)]; ok {
 		return n, true
 	}
-	lowest, highest := slices.Min(numbers), slices.Max(numbers)
-	return lowest, lowest == highest
+	return registry.NamedPort(all)
 }
 
 // same reports whether two services are equal.

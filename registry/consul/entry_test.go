@@ -115,7 +115,8 @@ func TestTheServicesPorts(t *testing.T) {
 		fault   string
 	}{
 		"the instances agree":       {"", []*entry{at("1", 80), at("2", 80)}, "80= | 10.1.0.1:80>80 10.1.0.2:80>80", ""},
-		"they do not":               {"", []*entry{at("2", 90), at("1", 81)}, "81= | 10.1.0.1:81>81 10.1.0.2:90>81", "callers name the lowest, 81"},
+		"they do not":               {"", []*entry{at("2", 90), at("1", 81)}, "81= | 10.1.0.1:81>81 10.1.0.2:90>81", "callers name the one that most have, 81"},
+		"most of them do":           {"", []*entry{at("2", 90), at("1", 81), at("3", 90)}, "90= | 10.1.0.1:81>90 10.1.0.2:90>90 10.1.0.3:90>90", "callers name the one that most have, 90"},
 		"the configuration says it": {"service_ports = { reviews = 80 }", []*entry{at("1", 81), at("2", 90)}, "80= | 10.1.0.1:81>80 10.1.0.2:90>80", ""},
 		"ports with names":          {"", []*entry{two}, "8080=http 9090=admin | 10.0.0.1:8080>8080 10.0.0.1:9090>9090", ""},
 		"one of them configured":    {`service_ports = { "reviews/http" = 80 }`, []*entry{two}, "80=http 9090=admin | 10.0.0.1:8080>80 10.0.0.1:9090>9090", ""},

@@ -80,7 +80,7 @@ type builder struct {
 
 	endpoints []*registry.Endpoint // the service's port is not in them yet
 	at        map[netip.AddrPort]int
-	ports     []uint16 // that SRV records say
+	ports     []registry.Listener // what SRV records say
 	notes     []registry.Diagnostic
 }
 
@@ -106,8 +106,8 @@ func (b *builder) add(in set) {
 			}
 			continue
 		}
-		if t.port != 0 && !slices.Contains(b.ports, t.port) {
-			b.ports = append(b.ports, t.port)
+		if t.port != 0 {
+			b.ports = append(b.ports, registry.Listener{Port: t.port})
 		}
 		for _, addr := range b.resolve(t.host, false) {
 			b.endpoint(&registry.Endpoint{Address: addr, Port: t.port, Meta: in.meta, Priority: uint32(t.priority), Weight: weight(t.weight)}, in)
@@ -207,12 +207,13 @@ func (b *builder) servicePort() uint16 {
 	case b.port != 0:
 		return b.port
 	case len(b.ports) > 0:
-		if len(b.ports) > 1 {
+		port, agreed := registry.NamedPort(b.ports)
+		if !agreed {
 			b.note(registry.RecordIgnored, "its SRV records have several ports, and the block does not say which one callers name",
-				"The lowest one is used. Write port = 80, or what callers are to name, into the service block; endpoints keep their own.")
+				"The one that most have is used, of equals the lowest. Write port = 80, or what callers are to name, into the service block; endpoints keep their own.")
 			b.service.notes = b.notes
 		}
-		return slices.Min(b.ports)
+		return port
 	case b.built != nil && len(b.built.Ports) > 0:
 		return b.built.Ports[0].Number
 	}

@@ -135,13 +135,19 @@ func TestWhatCallersName(t *testing.T) {
 		agreed  bool
 	}{
 		{"web", []int{8080, 8080}, 8080, true},
-		{"web", []int{8081, 8080}, 8080, false},
-		{"web", []int{8080, 23456}, 80, true},
+		{"web", []int{8081, 8080}, 8081, false},
+		{"web", []int{8080, 23456}, 8080, false},
+		{"web", []int{8080, 23456, 23457}, 80, false},
+		{"web", []int{20001, 23456}, 80, true},
 		{"web", []int{31999}, 80, true},
 		{"web", []int{32001}, 32001, true},
 		{"db", []int{23456, 8080}, 5432, true},
 	} {
-		if port, agreed := c.servicePort(x.service, x.numbers); port != x.port || agreed != x.agreed {
+		var all []registry.Listener
+		for i, n := range x.numbers {
+			all = append(all, registry.Listener{Port: uint16(n), Index: uint64(i)})
+		}
+		if port, agreed := c.servicePort(x.service, all); port != x.port || agreed != x.agreed {
 			t.Errorf("%s %v: %d, %t", x.service, x.numbers, port, agreed)
 		}
 	}

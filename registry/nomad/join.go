@@ -3,7 +3,6 @@ package nomad
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -46,7 +45,7 @@ func (t *table) join(n registry.Name, f *found) (*registry.Service, []registry.D
 		return nil, nil
 	}
 	s := &registry.Service{Name: n, Origin: t.origin(n)}
-	var numbers []int
+	var listeners []registry.Listener
 	var claims []registry.Claim
 	var placeless, portless []string
 	for _, r := range f.registrations {
@@ -64,14 +63,14 @@ func (t *table) join(n registry.Name, f *found) (*registry.Service, []registry.D
 		default:
 			e.Address, e.Port = at.Unmap(), uint16(port)
 			claims = append(claims, registry.Claim{Endpoint: e, By: "the instance of allocation " + r.AllocID, Index: r.CreateIndex})
-			numbers = append(numbers, port)
+			listeners = append(listeners, registry.Listener{Port: uint16(port), Index: r.CreateIndex})
 		}
 	}
 	faults := t.faults(s, f, placeless, portless)
 	if len(claims) == 0 {
 		return nil, faults
 	}
-	port, agreed := t.config.servicePort(n.Name, numbers)
+	port, agreed := t.config.servicePort(n.Name, listeners)
 	for _, c := range claims {
 		c.ServicePort = port
 	}
@@ -84,7 +83,7 @@ func (t *table) join(n registry.Name, f *found) (*registry.Service, []registry.D
 	}
 	if !agreed {
 		faults = append(faults, registry.Diagnostic{Severity: registry.Warning, Code: registry.PortsDiffer, Origin: s.Origin,
-			Summary: fmt.Sprintf("the instances of service %s listen on different ports; callers name the lowest, %d", n.Name, port),
+			Summary: fmt.Sprintf("the instances of service %s listen on different ports; callers name the one that most have, %d", n.Name, port),
 			Detail:  fmt.Sprintf("Say which port callers name: service_ports = { %q = %d }.", n.Name, port)})
 	}
 	return s, faults
@@ -129,22 +128,18 @@ func (t *table) origin(n registry.Name) string {
 	return fmt.Sprintf("%s/v1/service/%s?namespace=%s", t.config.address, n.Name, n.Namespace)
 }
 
-// servicePort returns the port that callers name: the configured one; that of the instances, the lowest if they do not
-// agree; or 80 if it is one that Nomad picks for each instance: such a port is no name.
-func (c *config) servicePort(service string, numbers []int) (n uint16, agreed bool) {
+// servicePort returns the port that callers name: the configured one, or what the instances come to. One that Nomad picks for
+// each instance is no name: it counts as 80.
+func (c *config) servicePort(service string, all []registry.Listener) (n uint16, agreed bool) {
 	if n, ok := c.ports[service]; ok {
 		return n, true
 	}
-	if len(numbers) == 0 {
-		return defaultPort, true
-	}
-	lowest, highest := slices.Min(numbers), slices.Max(numbers)
-	for _, n := range numbers {
-		if n >= lowestDynamic && n <= highestDynamic {
-			return defaultPort, true
+	for i, l := range all {
+		if l.Port >= lowestDynamic && l.Port <= highestDynamic {
+			all[i].Port = defaultPort
 		}
 	}
-	return uint16(lowest), lowest == highest
+	return registry.NamedPort(all)
 }
 
 // place returns where an instance is called: as it is registered, or at its node.
