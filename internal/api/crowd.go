@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"net"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
@@ -35,6 +36,17 @@ func (c *crowd) enter(conn net.Conn) (leave func()) {
 		defer c.mu.Unlock()
 		c.conns.Remove(e) // nothing happens if it is out already
 	}
+}
+
+// list returns the connections that are in.
+func (c *crowd) list() []net.Conn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]net.Conn, 0, c.conns.Len())
+	for e := c.conns.Front(); e != nil; e = e.Next() {
+		out = append(out, e.Value.(net.Conn))
+	}
+	return out
 }
 
 func (c *crowd) size() int {
@@ -99,5 +111,18 @@ func (g *guests) enter(node string, conn net.Conn) (who *guest, leave func()) {
 		if who.conns.size() == 0 && g.of[node] == who {
 			delete(g.of, node)
 		}
+	}
+}
+
+// expel closes the connections that a node has now, after a while; those that it makes meanwhile are another matter.
+func (g *guests) expel(node string, after time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	who := g.of[node]
+	if who == nil {
+		return
+	}
+	for _, conn := range who.conns.list() {
+		time.AfterFunc(after, func() { _ = conn.Close() })
 	}
 }

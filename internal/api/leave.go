@@ -26,9 +26,6 @@ func (n *Node) Leave(ctx context.Context, _ *apipb.LeaveRequest) (*apipb.LeaveRe
 	if !ok || who.Node == "" {
 		return nil, status.Error(codes.Unauthenticated, "no certificate of a node")
 	}
-	if err := n.o.Registrar.barred(who); err != nil {
-		return nil, err
-	}
 	gone, _, err := n.o.Registrar.forget(who.Node, n.o.CA.Now())
 	if err != nil {
 		return nil, n.failure(err)
@@ -76,6 +73,7 @@ func (r *Registrar) forget(node string, now time.Time) (registrations int, known
 	}
 	r.mu.Lock()
 	r.left[node] = now
+	expel := r.expel
 	h := r.hosts[node]
 	if h != nil {
 		known = true
@@ -94,10 +92,24 @@ func (r *Registrar) forget(node string, now time.Time) (registrations int, known
 		r.rebuild()
 	}
 	r.mu.Unlock()
+	if expel != nil {
+		expel(node)
+	}
 	if h != nil && r.o.OnHealth != nil {
 		r.o.OnHealth()
 	}
 	return registrations, known, nil
+}
+
+// onLeft has do called with each node that leaves, until it is taken back.
+func (r *Registrar) onLeft(do func(node string)) (back func()) {
+	set := func(do func(string)) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.expel = do
+	}
+	set(do)
+	return func() { set(nil) }
 }
 
 // barred says why a node may not call though its certificate is good: it left the mesh after it got it.

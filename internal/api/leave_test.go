@@ -10,10 +10,13 @@ import (
 	"testing"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
 
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
+	"github.com/wattle-mesh/wattle/translator"
 )
 
 func TestAHostThatLeavesIsForgotten(t *testing.T) {
@@ -22,7 +25,9 @@ func TestAHostThatLeavesIsForgotten(t *testing.T) {
 	cert := w.admitted("h1", "shop/reviews")
 	// An hour later: it leaves in another second than it came.
 	w.clock.pass(time.Hour)
-	h1 := w.dial(cert)
+	conn := w.conn(cert, "127.0.0.1")
+	h1 := apipb.NewNodeClient(conn)
+	_, envoy := w.streams(conn, "h1/host")
 	r := report(t, h1)
 	req := &apipb.ReportRequest{Address: "127.0.0.1", Registrations: []*apipb.Registration{register(t, service("reviews"))},
 		Health: []*apipb.HealthReport{{Namespace: "shop", Service: "reviews", Healthy: true}}}
@@ -37,6 +42,8 @@ func TestAHostThatLeavesIsForgotten(t *testing.T) {
 	if _, err := r.stream.Recv(); err == nil {
 		t.Error("its stream of reports goes on")
 	}
+	_, err = envoy.Recv()
+	wantCode(t, "the stream of its Envoy", err, codes.Unavailable, "")
 	if n := len(w.registrar.Health()); n != 0 {
 		t.Errorf("the health of %d workloads is known yet", n)
 	}
@@ -52,6 +59,14 @@ func TestAHostThatLeavesIsForgotten(t *testing.T) {
 			_, err = s.Recv()
 		}
 		wantCode(t, when+", a report", err, codes.PermissionDenied, "left")
+		x, err := discoveryv3.NewAggregatedDiscoveryServiceClient(w.conn(cert, "127.0.0.1")).DeltaAggregatedResources(t.Context())
+		if err == nil {
+			_ = x.Send(&discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: "h1/host"}, TypeUrl: translator.Cluster.URL()}) // Recv says why
+			_, err = x.Recv()
+		}
+		wantCode(t, when+", xDS", err, codes.PermissionDenied, "left")
+		_, err = c.Leave(t.Context(), &apipb.LeaveRequest{})
+		wantCode(t, when+", leaving again", err, codes.PermissionDenied, "left")
 	}
 	nobody("after it left", cert)
 	w.restart()

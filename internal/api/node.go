@@ -126,9 +126,6 @@ func (n *Node) Sign(ctx context.Context, req *apipb.SignRequest) (*apipb.SignRes
 	if !ok || who.Node == "" {
 		return nil, status.Error(codes.Unauthenticated, "no certificate of a node")
 	}
-	if err := n.o.Registrar.barred(who); err != nil {
-		return nil, err
-	}
 	if !n.signs.of(who.Node).Allow() {
 		return nil, status.Error(codes.ResourceExhausted, "too many certificates at once; wait a second")
 	}

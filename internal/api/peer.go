@@ -124,12 +124,21 @@ func admit(ctx context.Context, method string, now time.Time) error {
 	return nil
 }
 
+// allow is admit, for nodes that have not left the mesh. One that has may Join.
+func (p *Port) allow(ctx context.Context, method string) error {
+	if err := admit(ctx, method, p.o.CA.Now()); err != nil || method == apipb.Node_Join_FullMethodName {
+		return err
+	}
+	who, _ := PeerFrom(ctx)
+	return p.o.Node.o.Registrar.barred(who)
+}
+
 // guards refuse calls: before a byte of their messages is read, and once more when the call begins. What a node sends
 // on streams is paced.
 func (p *Port) guards() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.InTapHandle(func(ctx context.Context, info *tap.Info) (context.Context, error) {
-			if err := admit(ctx, info.FullMethodName, p.o.CA.Now()); err != nil {
+			if err := p.allow(ctx, info.FullMethodName); err != nil {
 				return ctx, err
 			}
 			who, _ := PeerFrom(ctx)
@@ -143,13 +152,13 @@ func (p *Port) guards() []grpc.ServerOption {
 			return ctx, nil
 		}),
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-			if err := admit(ctx, info.FullMethod, p.o.CA.Now()); err != nil {
+			if err := p.allow(ctx, info.FullMethod); err != nil {
 				return nil, err
 			}
 			return next(ctx, req)
 		}),
 		grpc.ChainStreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-			if err := admit(ss.Context(), info.FullMethod, p.o.CA.Now()); err != nil {
+			if err := p.allow(ss.Context(), info.FullMethod); err != nil {
 				return err
 			}
 			if who, _ := PeerFrom(ss.Context()); who.guest != nil {

@@ -40,6 +40,9 @@ const (
 	connectionGrace = 5 * time.Second
 )
 
+// farewell is how long the connections of a node that has left may go on, so that it hears the answer.
+const farewell = time.Second
+
 // PortOptions configure a Port. All fields are required unless they say otherwise.
 type PortOptions struct {
 	Log   *slog.Logger
@@ -60,6 +63,8 @@ type Port struct {
 	grace     time.Duration // connectionGrace, likewise
 	brief     time.Duration // strangerLife, likewise
 
+	farewell time.Duration // likewise
+
 	shaking   *crowd
 	strangers *crowd
 	guests    guests
@@ -68,7 +73,7 @@ type Port struct {
 // NewPort makes a Port that does nothing until Serve.
 func NewPort(o PortOptions) *Port {
 	return &Port{
-		o: o, transport: newTransport(o.CA, o.CA.Server(o.Names)), age: connectionAge, grace: connectionGrace, brief: strangerLife,
+		o: o, transport: newTransport(o.CA, o.CA.Server(o.Names)), age: connectionAge, grace: connectionGrace, brief: strangerLife, farewell: farewell,
 		shaking: newCrowd(maxHandshakes), strangers: newCrowd(maxStrangers), guests: guests{of: map[string]*guest{}},
 	}
 }
@@ -77,6 +82,7 @@ func NewPort(o PortOptions) *Port {
 func (p *Port) Serve(ctx context.Context, l net.Listener) error {
 	nodes, strangers := p.forNodes(), p.forStrangers()
 	toNodes, toStrangers := newHandover(l.Addr()), newHandover(l.Addr())
+	defer p.o.Node.o.Registrar.onLeft(func(node string) { p.guests.expel(node, p.farewell) })()
 	g, ctx := errgroup.WithContext(ctx)
 	serve := func(srv *grpc.Server, l net.Listener) error {
 		if err := srv.Serve(l); !errors.Is(err, grpc.ErrServerStopped) { // before it began

@@ -54,7 +54,8 @@ type Registrar struct {
 	untold   bool                 // Report may have to be told something
 	direct   map[ServiceRef]*direct
 	overlays map[registry.Name]overlay
-	streams  uint64 // of reports, that were ever opened
+	streams  uint64            // of reports, that were ever opened
+	expel    func(node string) // told of nodes that leave; nil: nobody is
 }
 
 // NewRegistrar makes a Registrar with what the store has.
