@@ -145,7 +145,7 @@ func (x *explainer) whyPlain(e *registry.Endpoint) string {
 }
 
 // Callers lists the proxies whose calls can reach service n, sorted by id: those of the workloads that have it, or a
-// service whose routes lead to it, as an upstream, and gateways whose routes lead to it. The work grows with these.
+// service whose routes lead to it, as an upstream or may call it by name, and gateways whose routes lead to it. The work grows with these.
 func (v *View) Callers(n registry.Name) []string {
 	if v.s == nil {
 		return nil
@@ -161,16 +161,61 @@ func (v *View) Callers(n registry.Name) []string {
 		}
 		keys, _ := v.s.callers.Get([]byte(from.Name.String()))
 		for _, key := range keys {
-			if w, _ := v.s.workloads.Get([]byte(key)); w != nil && w.MeshPort != 0 && v.reaches(w.Scope, from.Name, n) {
-				out = append(out, proxyID(w.Host.Name, w.Proxy))
-				if w.Other.Leaving {
-					out = append(out, proxyID(w.Host.Name, w.Other.Proxy))
+			if w, _ := v.s.workloads.Get([]byte(key)); w != nil && v.reaches(w.Scope, from.Name, n) {
+				out = append(out, proxiesOf(w)...)
+			}
+		}
+		out = append(out, v.byName(from.Name, n)...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// proxiesOf lists those that a workload calls through.
+func proxiesOf(w *Workload) []string {
+	if w.MeshPort == 0 {
+		return nil
+	}
+	out := []string{proxyID(w.Host.Name, w.Proxy)}
+	if w.Other.Leaving {
+		out = append(out, proxyID(w.Host.Name, w.Other.Proxy))
+	}
+	return out
+}
+
+// byName lists the proxies of workloads whose calls of a service by name can reach service n.
+func (v *View) byName(to, n registry.Name) []string {
+	svc := v.Service(to)
+	if svc == nil {
+		return nil
+	}
+	var out []string
+	seen := map[string]bool{}
+	for _, p := range patternsOf(to) {
+		keys, _ := v.s.reachedBy.Get([]byte(p))
+		for _, key := range keys {
+			if seen[key] || !v.Reach(key).leads(svc, n) {
+				continue
+			}
+			seen[key] = true
+			members, _ := v.s.reachers.Get([]byte(key))
+			for _, m := range members {
+				if w, _ := v.s.workloads.Get([]byte(m)); w != nil && w.Scope != nil && w.Scope.Capture != nil {
+					out = append(out, proxiesOf(w)...)
 				}
 			}
 		}
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return out
+}
+
+// leads reports whether calls of a service by its name can reach service n.
+func (h *Reach) leads(to *Service, n registry.Name) bool {
+	i, ok := slices.BinarySearchFunc(h.Surface.Services, to.Name, func(s *Reached, name registry.Name) int { return s.Service.Compare(name) })
+	return ok && slices.ContainsFunc(h.Surface.Services[i].Ports, func(p ReachedPort) bool {
+		at := to.port(p.Number)
+		return !p.Missing && at != nil && uses(at.Uses, n)
+	})
 }
 
 // reaches reports whether calls of a scope to a service can reach service n.

@@ -51,6 +51,16 @@ func callersOf(v *View, n registry.Name) []string {
 					reached = true
 				}
 			}
+			if s.Capture == nil {
+				continue
+			}
+			for _, to := range s.Capture.Surface.Services {
+				for _, p := range to.Ports {
+					if svc := v.Service(to.Service); !p.Missing && svc != nil && uses(svc.port(p.Number).Uses, n) {
+						reached = true
+					}
+				}
+			}
 		}
 		if reached {
 			out = append(out, id)
