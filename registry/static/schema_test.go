@@ -81,7 +81,9 @@ const right = `{
         {"port": 9080, "local": "127.0.0.1:19080", "instance": "a", "weight": 3, "meta": {"version": "v2"}, "command": ["./run", "-x"], "env": {"A": "b"}, "unit": "web@1.service", "mode": "host", "isolate": true,
          "check": {"http": {"path": "/healthz", "interval": "1.5s", "timeout": "1s", "healthy_threshold": 2, "unhealthy_threshold": 3}, "tcp": [{"port": 9080}]},
          "upstream": {"ratings": {"bind": "127.0.0.1:9081"}, "shop/db": {"port": 5432, "bind": "unix:/run/x.sock"}, "a.shop.mesh": {"bind": "[::1]:9083"}}},
-        {"port": "${local.port}", "local": 19081, "instance": "b"}
+        {"port": "${local.port}", "local": 19081, "instance": "b", "capture": {"loopback": {"services": ["db", "shop/cart", "x.shop.mesh", "*", "*/*", "ops/*"]}}, "upstream": {"shop/queue": {"port": 5672}, "cache": {}}},
+        {"port": 9091, "instance": "c", "capture": {"transparent": {"user": "www-data", "exclude_addresses": ["10.9.0.0/16", "10.9.3.1", "fd00::/8", "::1"], "exclude_ports": [22]}}},
+        {"port": 9092, "instance": "d", "unit": "d.service", "capture": {"transparent": {}}}
       ],
       "many": {"ports": {"a": {"number": 1, "local": 1001}, "b": 2}}
     }
@@ -109,6 +111,10 @@ func TestTheSchemaAgreesWithTheLoader(t *testing.T) {
 		{`"path": "/healthz"`, `"path": "healthz"`}, {`"1.5s"`, `"1.5"`}, {`"1.5s"`, `1.5`}, {`"healthy_threshold": 2`, `"healthy_threshold": 0`}, {`"tcp": [{`, `"tcp": [{"path": "/", `},
 		{`"tcp": [{`, `"udp": [{`}, {`"bind": "127.0.0.1:9081"`, `"bind": "10.0.0.1:9081"`}, {`"bind": "127.0.0.1:9081"`, `"bind": "127.0.0.1"`}, {`"unix:/run/x.sock"`, `"unix:run/x.sock"`},
 		{`"web@1.service"`, `"web"`}, {`"mode": "sidecar"`, `"mode": "side"`}, {`"mode": "host"`, `"mode": ""`}, {`"isolate": true`, `"isolate": 1`}, {`"instance": "b"`, `"ttl": "5s"`}, {`"shop/db"`, `"shop/db/x"`}, {`"local": 1001`, `"local": "x:1"`}, {`"variable"`, `"mesh"`}, {`"number": 1, "local"`, `"number": 1, "protocol": "unknown", "local"`},
+		{`{"loopback": {"services"`, `{"tproxy": {"services"`}, {`{"loopback": {"services"`, `{"loopback": {"user": "web", "services"`}, {`"capture": {"loopback": {"services": ["db", "shop/cart", "x.shop.mesh", "*", "*/*", "ops/*"]}}, `, ``},
+		{`"ops/*"`, `"*/ops"`}, {`"ops/*"`, `"Ops/*"`}, {`"ops/*"`, `1`}, {`"www-data"`, `"root"`}, {`"www-data"`, `"00"`}, {`"www-data"`, `"www data"`}, {`"user": "www-data", `, ``}, {`"d", "unit": "d.service"`, `"d"`},
+		{`"10.9.0.0/16"`, `"10.9.0.0/33"`}, {`"10.9.0.0/16"`, `"10.9.0/16"`}, {`"fd00::/8"`, `"fd00::/129"`}, {`"exclude_ports": [22]`, `"exclude_ports": []`}, {`"exclude_ports": [22]`, `"exclude_ports": [0]`},
+		{`"capture": {"transparent": {}}`, `"capture": {"transparent": {}, "loopback": {}}`}, {`"capture": {"transparent": {}}`, `"capture": {"transparent": [{}, {}]}`},
 	} {
 		if strings.Count(right, edit.from) != 1 {
 			t.Errorf("%s stands there %d times", edit.from, strings.Count(right, edit.from))
@@ -151,9 +157,9 @@ func sortedKeys(m map[string]any) []string {
 // Any place of a file holds something else.
 func TestTheSchemaAgreesWithTheLoaderOnAnything(t *testing.T) {
 	schema, dir := compileSchema(t), t.TempDir()
-	const places = 110 // about
+	const places = 140 // about
 	scalar := rapid.SampledFrom([]any{true, "", "x", "10.0.0.1", "::1", "127.0.0.1:80", "http", "healthy", "2s", "/x", "unix:/x", 0, 1, 80, 10000, 65535, 65536, 1000000, 1000001, 1.5, -1})
-	key := rapid.SampledFrom([]string{"address", "port", "ports", "port_for", "meta", "weight", "protocol", "local", "instance", "namespace", "health", "zone", "bind", "path", "interval", "number", "name", "endpoint", "check", "tcp", "other", "//"})
+	key := rapid.SampledFrom([]string{"address", "port", "ports", "port_for", "meta", "weight", "protocol", "local", "instance", "namespace", "health", "zone", "bind", "path", "interval", "number", "name", "endpoint", "check", "tcp", "other", "//", "capture", "loopback", "services", "user", "unit", "exclude_ports"})
 	plain := strings.NewReplacer(`"variable": {"zone": {"default": "eu-1"}},`, ``, `"locals": {"port": 9080},`, ``, `${var.zone}`, `eu-1`, `"${local.port}"`, `9080`, `${local.port}`, ``).Replace(right)
 	rapid.Check(t, func(t *rapid.T) {
 		var doc any
