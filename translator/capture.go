@@ -20,12 +20,19 @@ import (
 
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/mesh"
+	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
 	"github.com/wattle-mesh/wattle/registry"
 )
 
 // sniffTimeout is how long the first bytes of a redirected connection are waited for, to see whether they are HTTP. A
 // client that lets the server speak first waits that long.
 const sniffTimeout = 200 * time.Millisecond
+
+// SO_PRIORITY of Linux: socket(7), asm-generic/socket.h.
+const (
+	solSocket  = 1
+	soPriority = 12
+)
 
 // captured is what one listener of a caller with capture is made of: with equal ones, a listener is kept.
 type captured struct {
@@ -100,8 +107,8 @@ func reachRoutes(h *mesh.Reach, all []*mesh.Routes, port uint16) string {
 	return all[i].Name
 }
 
-// redirectListeners translates where a caller's redirected connections arrive, over IPv4 and over IPv6: apart, so that a
-// host without IPv6 lacks no more than that. Only chains ever change in them, so that a new port drains nobody's
+// redirectListeners translates where a caller's redirected connections arrive, over IPv4 and over IPv6: apart, and the second
+// bound whether its address is there or not, so that a host without IPv6 lacks no more than that. Only chains ever change in them, so that a new port drains nobody's
 // connections.
 func (t *transaction) redirectListeners(s *mesh.Scope) ([]*Resource, error) {
 	var out []*Resource
@@ -129,6 +136,9 @@ func (t *transaction) redirectListener(s *mesh.Scope, bind netip.AddrPort) (*Res
 		ListenerFiltersTimeout:           durationpb.New(sniffTimeout),
 		ContinueOnListenerFiltersTimeout: true,
 		FilterChains:                     []*listenerv3.FilterChain{p.noLoop(bind)},
+	}
+	if bind.Addr().Is6() {
+		l.Freebind = wrapperspb.Bool(true)
 	}
 	by := h.Routes
 	if h.Open != nil {
@@ -177,6 +187,10 @@ func passed() (*Resource, error) {
 		LbPolicy:             clusterv3.Cluster_CLUSTER_PROVIDED,
 		ConnectTimeout:       durationpb.New(connectTimeout),
 		CircuitBreakers:      circuitBreakers(nil),
+		UpstreamBindConfig: &corev3.BindConfig{SocketOptions: []*corev3.SocketOption{{
+			Description: "so that a guard knows what is passed on from what the proxy sends",
+			Level:       solSocket, Name: soPriority, Value: &corev3.SocketOption_IntValue{IntValue: planpb.PassedPriority}, State: corev3.SocketOption_STATE_PREBIND,
+		}}},
 		TypedExtensionProtocolOptions: map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": p.any(&httpv3.HttpProtocolOptions{
 			UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
 				UseDownstreamProtocolConfig: &httpv3.HttpProtocolOptions_UseDownstreamHttpConfig{

@@ -91,6 +91,7 @@ func unitsOf(plan *planpb.HostPlan) []string {
 func planCapture(plan *planpb.HostPlan, h hostFacts) captured {
 	p := capturePlan{hostFacts: h, plan: plan, open: map[uint16]bool{}, out: captured{resolv: map[string]dns.View{}, units: unitsOf(plan)}}
 	p.out.rules.Exempt = h.proxies
+	p.out.rules.Passed = planpb.PassedPriority
 	for _, x := range plan.GetProxies() {
 		for _, port := range x.GetOpenPorts() {
 			p.open[uint16(port)] = true

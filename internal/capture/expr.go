@@ -28,6 +28,14 @@ func meta(key expr.MetaKey, value []byte) match {
 func uid(id uint32) match { return meta(expr.MetaKeySKUID, binaryutil.NativeEndian.PutUint32(id)) }
 func gid(id uint32) match { return meta(expr.MetaKeySKGID, binaryutil.NativeEndian.PutUint32(id)) }
 
+// notPriority matches packets of another priority than a socket's SO_PRIORITY.
+func notPriority(p uint32) match {
+	return match{
+		&expr.Meta{Key: expr.MetaKeyPRIORITY, Register: register},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: binaryutil.NativeEndian.PutUint32(p)},
+	}
+}
+
 func cgroup(g Cgroup) match {
 	return match{
 		&expr.Socket{Key: expr.SocketKeyCgroupv2, Level: g.Level, Register: register},

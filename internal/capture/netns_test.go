@@ -2,25 +2,27 @@ package capture
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	netspace "github.com/wattle-mesh/wattle/test/space"
 )
 
-// callAs has the test's program call an address as a user instead of running tests: "UID GID NETWORK ADDRESS".
+// callAs has the test's program call an address as a user instead of running tests: "UID GID NETWORK ADDRESS". The
+// network "tcp@4" is TCP with that priority.
 const callAs = "WATTLE_TEST_CALL"
 
 func TestMain(m *testing.M) {
@@ -46,7 +48,19 @@ func call(what string) {
 			return
 		}
 	}
-	conn, err := net.DialTimeout(network, address, 5*time.Second)
+	d := net.Dialer{Timeout: 5 * time.Second}
+	if name, priority, ok := strings.Cut(network, "@"); ok {
+		n, err := strconv.Atoi(priority)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		network = name
+		d.Control = func(_, _ string, c syscall.RawConn) (err error) {
+			return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PRIORITY, n) }), err)
+		}
+	}
+	conn, err := d.Dial(network, address)
 	if err == nil {
 		_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
 		_, err = fmt.Fprintln(conn, "hello")
@@ -64,89 +78,18 @@ func call(what string) {
 }
 
 // space is a network namespace of the test's own.
-type space struct {
-	t  *testing.T
-	ns netns.NsHandle
-}
+type space struct{ *netspace.Space }
 
 func newSpace(t *testing.T) *space {
 	t.Helper()
-	s := &space{t: t}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		var err error
-		s.ns, err = netns.New()
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatalf("%v; these tests make network namespaces, which needs root", err)
-	}
-	t.Cleanup(func() { s.ns.Close() })
-	s.in(func() error { return up("lo") })
-	return s
-}
-
-// in runs f on a thread of the namespace.
-func (s *space) in(f func() error) {
-	s.t.Helper()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		err := netns.Set(s.ns)
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-func up(name string) error {
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	return netlink.LinkSetUp(link)
-}
-
-// join connects two namespaces; the addresses are in CIDR notation.
-func join(t *testing.T, a, b *space, atA, atB []string) {
-	t.Helper()
-	a.in(func() error {
-		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "up0"}, PeerName: "up0", PeerNamespace: netlink.NsFd(b.ns)})
-	})
-	for _, x := range []struct {
-		s   *space
-		all []string
-	}{{a, atA}, {b, atB}} {
-		x.s.in(func() error {
-			link, err := netlink.LinkByName("up0")
-			if err != nil {
-				return err
-			}
-			for _, at := range x.all {
-				addr, err := netlink.ParseAddr(at)
-				if err != nil {
-					return err
-				}
-				addr.Flags = syscall.IFA_F_NODAD
-				if err := netlink.AddrAdd(link, addr); err != nil {
-					return err
-				}
-			}
-			return netlink.LinkSetUp(link)
-		})
-	}
+	return &space{netspace.New(t)}
 }
 
 // serve answers every TCP connection and datagram at an address with a name.
 func (s *space) serve(name string, addresses ...string) {
-	s.t.Helper()
+	s.T.Helper()
 	for _, at := range addresses {
-		s.in(func() error {
+		s.In(func() error {
 			l, err := net.Listen("tcp", at)
 			if err != nil {
 				return err
@@ -177,7 +120,7 @@ func (s *space) serve(name string, addresses ...string) {
 					_, _ = p.WriteTo([]byte(name), from)
 				}
 			}()
-			s.t.Cleanup(func() { l.Close(); p.Close(); <-ended; <-ended })
+			s.T.Cleanup(func() { l.Close(); p.Close(); <-ended; <-ended })
 			return nil
 		})
 	}
@@ -191,24 +134,24 @@ type who struct {
 
 // calls has a process connect, and returns who answers: a name, "refused", or else why nobody does.
 func (s *space) calls(w who, network, address string) string {
-	s.t.Helper()
+	s.T.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %d %s %s", callAs, w.uid, w.gid, network, address))
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	in, err := cmd.StdinPipe()
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
-	s.in(cmd.Start) // a process is of the namespace of the thread that starts it
+	s.In(cmd.Start) // a process is of the namespace of the thread that starts it
 	if w.group != "" {
 		if err := os.WriteFile(filepath.Join(w.group, "cgroup.procs"), []byte(strconv.Itoa(cmd.Process.Pid)), 0o644); err != nil {
-			s.t.Fatal(err)
+			s.T.Fatal(err)
 		}
 	}
 	in.Close()
 	if err := cmd.Wait(); err != nil {
-		s.t.Fatalf("%v: %s", err, out.String())
+		s.T.Fatalf("%v: %s", err, out.String())
 	}
 	text := strings.TrimSpace(out.String())
 	if strings.Contains(text, "connection refused") || strings.Contains(text, "connection reset") || strings.Contains(text, "not permitted") {
@@ -218,9 +161,9 @@ func (s *space) calls(w who, network, address string) string {
 }
 
 func (s *space) nft(args ...string) string {
-	s.t.Helper()
+	s.T.Helper()
 	var out []byte
-	s.in(func() (err error) {
+	s.In(func() (err error) {
 		out, err = exec.Command("nft", args...).CombinedOutput()
 		if err != nil {
 			err = fmt.Errorf("%w: %s; nft is in Debian's package nftables", err, out)
@@ -230,20 +173,20 @@ func (s *space) nft(args ...string) string {
 	return string(out)
 }
 
-func (s *space) table() Table { return Table{NetNS: int(s.ns)} }
+func (s *space) table() Table { return Table{NetNS: int(s.NS)} }
 
 func (s *space) replace(r Rules) {
-	s.t.Helper()
+	s.T.Helper()
 	if err := s.table().Replace(r); err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 }
 
 func (s *space) has(r Rules) bool {
-	s.t.Helper()
+	s.T.Helper()
 	ok, err := s.table().Has(r)
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	return ok
 }

@@ -14,8 +14,11 @@ import (
 
 // Rules are all that the table says. The zero value is no table. Immutable.
 type Rules struct {
-	// Exempt is the group of the proxies. Nothing that a process of it sends is redirected or refused.
-	Exempt    uint32     `json:"exempt"`
+	// Exempt is the group of the proxies. Nothing that a process of it sends is redirected or refused, but for what Passed says.
+	Exempt uint32 `json:"exempt"`
+	// Passed is the priority (SO_PRIORITY) of the proxies' connections that carry to its destination what a workload sent
+	// elsewhere: no door lets them in, since that would be to let everybody in who is captured. Zero: there are none.
+	Passed    uint32     `json:"passed,omitempty"`
 	Redirects []Redirect `json:"redirects,omitempty"`
 	Doors     []Door     `json:"doors,omitempty"`
 	Closed    []Closed   `json:"closed,omitempty"`

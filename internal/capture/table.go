@@ -174,7 +174,11 @@ func (b *builder) doors(r Rules) {
 		return
 	}
 	base := b.base(guardChain, nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter)
-	b.rule(base, gid(r.Exempt), leave())
+	own := gid(r.Exempt)
+	if r.Passed != 0 {
+		own = append(own, notPriority(r.Passed)...)
+	}
+	b.rule(base, own, leave())
 	for _, d := range r.Doors {
 		c := b.chain()
 		for _, is := range d.Owner.either() {

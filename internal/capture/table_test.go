@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	netspace "github.com/wattle-mesh/wattle/test/space"
 )
 
 // The users of the tests.
@@ -21,13 +23,14 @@ var (
 	asShop  = who{uid: shop, gid: shop}
 	asOther = who{uid: other, gid: other}
 	asProxy = who{uid: web, gid: proxies}
+	asEnvoy = who{uid: 4204, gid: proxies}
 	asRoot  = who{}
 )
 
 // pair is a host and another one beside it.
 func pair(t *testing.T) (host, beside *space) {
 	host, beside = newSpace(t), newSpace(t)
-	join(t, host, beside, []string{"10.9.0.1/24", "fd00::1/64"}, []string{"10.9.0.2/24", "10.9.0.3/24", "fd00::2/64"})
+	netspace.Join(host.Space, beside.Space, []string{"10.9.0.1/24", "fd00::1/64"}, []string{"10.9.0.2/24", "10.9.0.3/24", "fd00::2/64"})
 	host.serve("proxy of web", "127.0.0.1:15001", "[::1]:15001")
 	host.serve("proxy of shop", "127.0.0.1:15002", "[::1]:15002")
 	host.serve("application", "[::]:8080")
@@ -102,7 +105,7 @@ func TestTheGuardLetsInWhoMay(t *testing.T) {
 	host, beside := pair(t)
 	mine := Owner{UIDs: []uint32{web}}
 	host.replace(Rules{
-		Exempt: proxies,
+		Exempt: proxies, Passed: 4,
 		Doors: []Door{
 			{For: "slice", To: netip.MustParsePrefix("127.64.1.0/28"), Owner: mine},
 			{For: "upstream", To: netip.MustParsePrefix("127.0.0.1/32"), Port: 9081, Owner: mine},
@@ -123,6 +126,10 @@ func TestTheGuardLetsInWhoMay(t *testing.T) {
 		{host, asRoot, "tcp", "127.64.1.1:80", "refused"}, // its identity is not root's
 		{host, asShop, "tcp", "127.64.1.1:80", "refused"},
 		{host, asProxy, "tcp", "127.64.1.1:80", "slice of web"},
+		{host, asEnvoy, "tcp@3", "10.9.0.1:8080", "application"},
+		{host, asEnvoy, "tcp@4", "10.9.0.1:8080", "refused"}, // what a proxy passes on is its workload's
+		{host, asEnvoy, "tcp@4", "127.64.1.1:80", "refused"},
+		{host, asEnvoy, "tcp@4", "10.9.0.2:80", "beside"},
 
 		{host, asWeb, "tcp", "127.0.0.1:9081", "upstream of web"},
 		{host, asOther, "tcp", "127.0.0.1:9081", "refused"},

@@ -28,6 +28,11 @@ func startApp(t *testing.T, name, addr string) *app {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveApp(t, name, l)
+}
+
+func serveApp(t *testing.T, name string, l net.Listener) *app {
+	t.Helper()
 	a := &app{name: name}
 	a.server = &http.Server{Handler: a, Protocols: new(http.Protocols)}
 	a.server.Protocols.SetHTTP1(true)
@@ -97,6 +102,11 @@ func startLines(t *testing.T, name, addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	serveLines(t, name, l)
+}
+
+func serveLines(t *testing.T, name string, l net.Listener) {
+	t.Helper()
 	var conns sync.WaitGroup
 	conns.Go(func() {
 		for {

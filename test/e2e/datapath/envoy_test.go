@@ -13,6 +13,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netns"
+
+	"github.com/wattle-mesh/wattle/test/space"
 )
 
 // envoy is a running Envoy.
@@ -47,13 +51,13 @@ static_resources:
       endpoints: [{ lb_endpoints: [{ endpoint: { address: { pipe: { path: XDS } } } }] }]
 `
 
-// startEnvoy starts an Envoy and has it end with the test, or with the test's process.
-func startEnvoy(t *testing.T, dir, id string) *envoy {
+// startEnvoy starts an Envoy in a namespace, nil for the test's own, and has it end with the test, or with the test's process.
+func startEnvoy(t *testing.T, dir, id string, in *space.Space) *envoy {
 	t.Helper()
 	base := filepath.Join(dir, strings.ReplaceAll(id, "/", "-"))
 	admin := base + ".sock"
 	config := strings.NewReplacer("ID", id, "XDS", filepath.Join(dir, "xds.sock"), "ADMIN", admin).Replace(bootstrap)
-	if err := os.WriteFile(base+".yaml", []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(base+".yaml", []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	e := &envoy{log: base + ".log", done: make(chan struct{})}
@@ -68,12 +72,26 @@ func startEnvoy(t *testing.T, dir, id string) *envoy {
 	defer out.Close()
 	cmd := exec.Command(findEnvoy(t), "-c", base+".yaml", "--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning", "--file-flush-interval-msec", "50")
 	cmd.Stdout, cmd.Stderr = out, out
+	binary, err := os.Open(cmd.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer binary.Close()
+	cmd.ExtraFiles = []*os.File{binary}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // the death signal is bound to the thread that starts the child
 		defer close(e.done)
-		err := cmd.Start()
+		var err error
+		if in != nil {
+			cmd.SysProcAttr.Credential = &syscall.Credential{Uid: proxyUser, Gid: proxyGroup}
+			cmd.Path = "/proc/self/fd/3" // its folder may be closed to other users
+			err = netns.Set(in.NS)
+		}
+		if err == nil {
+			err = cmd.Start()
+		}
 		started <- err
 		if err == nil {
 			_ = cmd.Wait() // it is killed

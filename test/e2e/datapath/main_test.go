@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -22,6 +23,7 @@ import (
 	"github.com/wattle-mesh/wattle/internal/xds"
 	"github.com/wattle-mesh/wattle/registry"
 	"github.com/wattle-mesh/wattle/registry/static"
+	"github.com/wattle-mesh/wattle/test/space"
 	"github.com/wattle-mesh/wattle/translator"
 )
 
@@ -41,18 +43,25 @@ type path struct {
 	cat    *registry.Catalog
 	view   *mesh.View
 	out    *translator.Output
-	envoys map[string]*envoy // by the proxy's id
+	envoys map[string]*envoy       // by the proxy's id
+	spaces map[string]*space.Space // of hosts that have one
 }
 
 // newPath starts an Envoy for each host and gateway of the policy. 127.0.X. in it is a network of the test's own.
 func newPath(t *testing.T, policy string) *path {
+	t.Helper()
+	return newPathIn(t, policy, nil)
+}
+
+// newPathIn is newPath with hosts in namespaces of their own.
+func newPathIn(t *testing.T, policy string, spaces map[string]*space.Space) *path {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "wpath-") // short, for the sockets in it
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	p := &path{t: t, dir: dir, prefix: network(t), pki: newPKI(t), envoys: map[string]*envoy{}}
+	p := &path{t: t, dir: dir, prefix: network(t), pki: newPKI(t), envoys: map[string]*envoy{}, spaces: spaces}
 	for _, f := range txtar.Parse([]byte(policy)).Files {
 		name := filepath.Join(dir, "policy", f.Name)
 		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
@@ -67,9 +76,14 @@ func newPath(t *testing.T, policy string) *path {
 		t.Fatal(diags)
 	}
 	p.serve()
+	if spaces != nil { // whose Envoys are another user's
+		if err := errors.Join(os.Chown(dir, proxyUser, proxyGroup), os.Chown(filepath.Join(dir, "xds.sock"), proxyUser, proxyGroup)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	p.apply()
 	for _, id := range p.view.ProxyIDs() {
-		p.envoys[id] = startEnvoy(t, dir, id)
+		p.envoys[id] = startEnvoy(t, dir, id, spaces[p.view.Proxy(id).Host])
 	}
 	p.sync()
 	return p
