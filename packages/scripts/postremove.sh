@@ -13,8 +13,7 @@ remove | 0) ;;
 *) exit 0 ;;
 esac
 rm -rf /run/wattle /run/wattle-envoy
-rm -f /run/systemd/system/wattle-*
-rm -rf /run/systemd/system/wattle-*.d /run/systemd/system.control/wattle-*.d
+rm -rf /run/systemd/system/wattle-* /run/systemd/system.control/wattle-*
 for f in /etc/systemd/system/*.d/60-wattle.conf; do # the agent's, for units of workloads
 	rm -f "$f"
 	rmdir --ignore-fail-on-non-empty "${f%/*}" 2>/dev/null || :
