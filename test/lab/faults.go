@@ -25,6 +25,7 @@ var faults = []fault{
 	{"disk full on a host", hostDiskFull},
 	{"disk full on the server", serverDiskFull},
 	{"agents dead, first calls", firstCalls},
+	{"capture", captured},
 	{"rights and resources", rights},
 	{"policy that crashes Envoy", policyCrashes},
 	{"policy that hangs Envoy", policyHangs},

@@ -81,7 +81,8 @@ func (l *lab) add(ctx context.Context, name string) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h, h.write("/etc/hostname", name+"\n", 0o644)
+	// An empty file: networkd is not to give the link addresses of its own.
+	return h, errors.Join(h.write("/etc/hostname", name+"\n", 0o644), h.write("/etc/systemd/network/80-container-host0.network", "", 0o644))
 }
 
 func (h *host) path(name string) string { return filepath.Join(h.lab.dir, h.name, name) }
@@ -121,7 +122,7 @@ func (h *host) start(ctx context.Context) error {
 	}
 	defer console.Close()
 	h.boot = exec.Command("sh", "-c", launcher, "sh", "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "-D", h.path("root"), "--boot",
-		"--console=passive", "--machine="+h.name, "--hostname="+h.name, "--network-namespace-path=/run/netns/"+h.netns())
+		"--console=passive", "--machine="+h.name, "--hostname="+h.name, "--capability=CAP_NET_ADMIN", "--network-namespace-path=/run/netns/"+h.netns())
 	h.boot.Env = append(os.Environ(), "ID="+h.netns())
 	h.boot.Stdout, h.boot.Stderr = console, console
 	h.boot.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}

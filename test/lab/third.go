@@ -26,6 +26,11 @@ const otherCaller = `service "other" {
     bind = "127.0.0.1:9081"
   }
 }
+service "held" {
+  port = 9994
+  unit = "echo.service"
+  capture "loopback" {}
+}
 `
 
 // another returns the third host, which is a member of the mesh; the first time it makes it.
