@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -28,6 +29,11 @@ func newServiceRun() *cobra.Command {
 heartbeats, and deregisters when COMMAND ends. SIGTERM and SIGINT deregister first, wait for -drain so that callers have left, and are
 passed on then; a second one is passed on at once, as are SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2. The exit code is COMMAND's, 128 and the
 number of the signal that ended it, or 1 if it could not be started.
+
+COMMAND is a process group of its own, to which signals are passed on (SIGUSR1 and SIGUSR2 to COMMAND alone): what is sent to the
+group of run, as ^C at a terminal is, does not reach it before it is deregistered. A COMMAND that reads from the terminal is given
+it, and from then on ^C is its own; it is deregistered when it ends. ^Z, fg and bg do what they do with any program. A systemd unit
+needs KillMode=mixed, as systemd otherwise sends SIGTERM to all of its processes at once.
 
 If the agent does not answer within 3 s, COMMAND runs all the same and is registered as soon as the agent does. What is refused for
 its content or its user is not run. With a -check callers come only when COMMAND is ready; with an -address, when it accepts
@@ -101,7 +107,8 @@ func (r *runner) say(format string, args ...any) {
 // run returns when the program has ended and is deregistered.
 func (r *runner) run(ctx context.Context, argv []string) error {
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	watched := slices.DeleteFunc(slices.Clone(passed), signal.Ignored) // what nohup has ignored stays so, for the program too
+	signal.Notify(signals, watched...)
 	defer signal.Stop(signals)
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
@@ -118,15 +125,12 @@ func (r *runner) run(ctx context.Context, argv []string) error {
 			r.say("%v; %s runs unregistered until the agent answers", err, argv[0])
 		}
 	}
-	child := exec.Command(path, argv[1:]...)
-	child.Args[0] = argv[0]
-	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
-	if err := child.Start(); err != nil {
+	child, err := startChild(path, argv)
+	if err != nil {
 		r.deregister(ctx)
 		return err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- child.Wait() }()
+	defer child.Close()
 	keeping, stop := context.WithCancel(ctx)
 	kept := make(chan struct{})
 	go func() { defer close(kept); r.keep(keeping) }()
@@ -136,13 +140,13 @@ func (r *runner) run(ctx context.Context, argv []string) error {
 		r.deregister(ctx)
 	})
 	defer leave()
-	return code(r.attend(child.Process, signals, ended, leave))
+	return r.attend(child, signals, leave)
 }
 
 // attend passes signals on until the program has ended, and returns how it did.
-func (r *runner) attend(child *os.Process, signals <-chan os.Signal, ended <-chan error, leave func()) error {
+func (r *runner) attend(child *child, signals <-chan os.Signal, leave func()) error {
 	pass := func(s os.Signal) {
-		if err := child.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		if err := child.signal(s.(syscall.Signal)); err != nil { // all of passed are of this type
 			r.say("%v cannot be passed on: %v", s, err)
 		}
 	}
@@ -151,15 +155,20 @@ func (r *runner) attend(child *os.Process, signals <-chan os.Signal, ended <-cha
 	var last os.Signal
 	for {
 		select {
-		case err := <-ended:
+		case err := <-child.ended:
 			return err
+		case s := <-child.stopped:
+			child.suspend(s)
 		case s := <-signals:
-			if s != syscall.SIGTERM && s != syscall.SIGINT || last != nil {
+			switch {
+			case s == syscall.SIGCONT:
+				child.resume()
+			case s != syscall.SIGTERM && s != syscall.SIGINT || last != nil:
 				pass(s)
-				continue
+			default:
+				last, left = s, make(chan struct{})
+				go func() { defer close(left); leave() }()
 			}
-			last, left = s, make(chan struct{})
-			go func() { defer close(left); leave() }()
 		case <-left:
 			left, drained = nil, time.After(r.drain)
 		case <-drained:
@@ -198,18 +207,6 @@ func (r *runner) listen(ctx context.Context) {
 			}
 		}
 	}
-}
-
-// code makes of how a program ended what this one's exit code is.
-func code(err error) error {
-	e, ok := errors.AsType[*exec.ExitError](err)
-	if !ok {
-		return err
-	}
-	if s, ok := e.Sys().(syscall.WaitStatus); ok && s.Signaled() {
-		return childExit(128 + int(s.Signal()))
-	}
-	return childExit(e.ExitCode())
 }
 
 // denied reports whether it is of no use to try again: the agent has answered, and the request is at fault.
