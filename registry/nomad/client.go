@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -186,11 +187,20 @@ func again(err error, try int) bool {
 func (c *client) explain(err error) error {
 	switch status(err) {
 	case http.StatusForbidden, http.StatusUnauthorized:
-		const rights = `a token with node { policy = "read" } and, for the namespaces, policy = "read"`
-		if c.tokenFile == "" {
-			return fmt.Errorf("%w; set token_file to a file with %s", err, rights)
+		const rights = `node { policy = "read" } and, for the namespaces, policy = "read"`
+		switch {
+		case c.tokenFile == "":
+			return fmt.Errorf("%w; set token_file to a file with a token with %s", err, rights)
+		case c.hasIdentity():
+			return fmt.Errorf("%w; %s holds a workload identity: attach an ACL policy with %s to its job (nomad acl policy apply -job), whose allocation has to be running", err, c.tokenFile, rights)
 		}
-		return fmt.Errorf("%w; put %s into %s", err, rights, c.tokenFile)
+		return fmt.Errorf("%w; put a token with %s into %s", err, rights, c.tokenFile)
 	}
 	return err
+}
+
+// hasIdentity reports whether the token is a workload identity: a JWT, and not the id of a token.
+func (c *client) hasIdentity() bool {
+	secret, err := c.token.Current()
+	return err == nil && strings.Count(secret, ".") == 2
 }

@@ -129,19 +129,18 @@ func relay(c *http.Client, to string, w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// withACLs is a configuration over that of newPeer.
+func withACLs() map[string]any {
+	return map[string]any{"acl": map[string]any{"enabled": true, "token_ttl": "1s", "policy_ttl": "1s"}}
+}
+
+// rules are what the driver needs to be allowed.
+const rules = `namespace "*" { policy = "read" }
+node { policy = "read" }`
+
 func TestATokenMayBeReplacedInItsFile(t *testing.T) {
 	t.Parallel()
-	p := newPeer(t, map[string]any{"acl": map[string]any{"enabled": true, "token_ttl": "1s", "policy_ttl": "1s"}})
-	var root *api.ACLToken
-	eventually(t, "the first token", func() (ok bool) {
-		var err error
-		root, _, err = p.api.ACLTokens().Bootstrap(nil)
-		return err == nil
-	})
-	p.api = p.client(root.SecretID)
-	p.ready()
-	rules := `namespace "*" { policy = "read" }
-node { policy = "read" }`
+	p := newPeer(t, withACLs()).bootstrap().ready()
 	if _, err := p.api.ACLPolicies().Upsert(&api.ACLPolicy{Name: "wattle", Rules: rules}, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -38,14 +38,20 @@ func TestMain(m *testing.M) {
 // eventually waits until a condition holds.
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
+	within(t, patience, what, holds)
+}
+
+// within waits until a condition holds that takes its time.
+func within(t testing.TB, most time.Duration, what string, holds func() bool) {
+	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(patience)
+	deadline := time.After(most)
 	for !holds() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("not within %s: %s", patience, what)
+			t.Fatalf("not within %s: %s", most, what)
 		}
 	}
 }
@@ -71,16 +77,22 @@ type peer struct {
 func newPeers(t testing.TB) *peer {
 	t.Helper()
 	p := newPeer(t, map[string]any{"client": map[string]any{"enabled": false}})
+	p.worker = p.newWorker("w1")
+	return p
+}
+
+// newWorker starts a client of this server as an agent of its own.
+func (p *peer) newWorker(name string) *peer {
+	p.t.Helper()
 	client := peers.NomadConfig("", "", [3]int{})["client"].(map[string]any)
 	client["servers"] = []string{p.rpc}
-	p.worker = newPeer(t, map[string]any{"server": map[string]any{"enabled": false}, "client": client, "name": "w1"})
-	return p
+	return newPeer(p.t, map[string]any{"server": map[string]any{"enabled": false}, "client": client, "name": name})
 }
 
 // newPeer starts an agent with this configuration over that of a server that is its own cluster, and its only client.
 func newPeer(t testing.TB, conf map[string]any) *peer {
 	t.Helper()
-	p := &peer{t: t, dir: t.TempDir()}
+	p := &peer{t: t, dir: shortDir(t)}
 	ports := freePorts(t, 3)
 	p.conf = peers.NomadConfig(filepath.Join(p.dir, "data"), "127.0.0.1", [3]int(ports))
 	maps.Copy(p.conf, conf)
@@ -98,6 +110,22 @@ func newPeer(t testing.TB, conf map[string]any) *peer {
 	})
 	p.start()
 	return p
+}
+
+// shortDir makes a folder that is removed when the test ends. Its path is short, as that of a socket has to be: Nomad makes
+// some far below it.
+func shortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "nomad")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // client makes a client for the tests themselves; it keeps no connection open.
@@ -183,9 +211,28 @@ func (p *peer) stopAll() {
 // ready waits until there is a leader and the node takes jobs.
 func (p *peer) ready() *peer {
 	p.t.Helper()
-	eventually(p.t, "a node that is ready", func() bool {
+	return p.readyNodes(1)
+}
+
+// readyNodes waits until so many nodes take jobs.
+func (p *peer) readyNodes(n int) *peer {
+	p.t.Helper()
+	eventually(p.t, "nodes that are ready", func() bool {
 		nodes, _, err := p.api.Nodes().List(nil)
-		return err == nil && len(nodes) > 0 && nodes[0].Status == nodeReady
+		return err == nil && len(nodes) == n && !slices.ContainsFunc(nodes, func(n *api.NodeListStub) bool { return n.Status != nodeReady })
+	})
+	return p
+}
+
+// bootstrap makes the first token of an agent with ACLs, and uses it from then on.
+func (p *peer) bootstrap() *peer {
+	p.t.Helper()
+	eventually(p.t, "the first token", func() bool {
+		root, _, err := p.api.ACLTokens().Bootstrap(nil)
+		if err == nil {
+			p.api = p.client(root.SecretID)
+		}
+		return err == nil
 	})
 	return p
 }
@@ -193,7 +240,12 @@ func (p *peer) ready() *peer {
 // run runs a job and waits until its groups are placed.
 func (p *peer) run(namespace, id string, groups ...peers.NomadGroup) {
 	p.t.Helper()
-	if _, _, err := p.api.Jobs().Register(peers.NomadJob(namespace, id, groups...), nil); err != nil {
+	p.register(peers.NomadJob(namespace, id, groups...))
+}
+
+func (p *peer) register(j *api.Job) {
+	p.t.Helper()
+	if _, _, err := p.api.Jobs().Register(j, nil); err != nil {
 		p.t.Fatal(err)
 	}
 }
