@@ -39,7 +39,7 @@ Flags may be written with one dash or two. Exit codes: 0 done, 1 failed, 2 wrong
 	root.AddCommand(
 		newDev(), newServer(), newAgent(),
 		newValidate(), newFmt(), newDump(), newExplain(),
-		newStatus(), newPolicy(), newRegistry(), newCatalog(), newProxy(), newToken(), newCA(), newService(), newHost(), newEnvoy(), newDNS(), newCapture(), newMan(),
+		newStatus(), newPolicy(), newRegistry(), newCatalog(), newProxy(), newToken(), newCA(), newService(), newHost(), newEnvoy(), newDNS(), newCapture(), newDoctor(), newMan(),
 	)
 	root.SetHelpCommand(newHelp())
 	root.InitDefaultHelpCmd()

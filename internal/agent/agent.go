@@ -274,7 +274,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	if capturer != nil {
 		reporter.faults = &capturer.faults
 	}
-	a.host.show(&certs.held, plan)
+	a.host.show(joined{&certs.held, plan, client})
 	if cfg.Address.IsValid() {
 		reporter.address = cfg.Address.String()
 	}

@@ -2,15 +2,18 @@ package agent
 
 import (
 	"cmp"
+	"context"
 	"net/http"
 	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc/status"
 
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api"
+	"github.com/wattle-mesh/wattle/internal/api/apipb"
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
 )
 
@@ -22,15 +25,39 @@ type host struct {
 	joined    value[joined]
 }
 
-// joined is what there is to say of a host once it has joined.
-type joined struct {
-	certs *value[holdings]
-	plan  *value[*planpb.HostPlan]
+// maxReach is how many ports the server is asked to connect to at a time: it takes five attempts at once.
+const maxReach = 4
+
+// reach has the server connect to the mesh ports of this host.
+func (h *host) reach(ctx context.Context) ([]api.ReachResult, error) {
+	j := h.joined.Now()
+	if j.client == nil {
+		return nil, &api.Error{Status: http.StatusConflict, Message: "the host has not joined a mesh yet", Remedy: "wattle agent join"}
+	}
+	ctx, cancel := context.WithTimeout(ctx, readLimit)
+	defer cancel()
+	out := []api.ReachResult{}
+	for _, port := range h.status().MeshPorts {
+		if len(out) == maxReach {
+			break
+		}
+		r, err := j.client.Reach(ctx, &apipb.ReachRequest{Port: port})
+		if err != nil {
+			return nil, &api.Error{Status: http.StatusBadGateway, Message: "the server does not try: " + status.Convert(err).Message(), Remedy: "try again in a few seconds, or see the agent's log"}
+		}
+		out = append(out, api.ReachResult{Port: port, Address: r.GetAddress(), Error: r.GetError()})
+	}
+	return out, nil
 }
 
-func (h *host) show(certs *value[holdings], plan *value[*planpb.HostPlan]) {
-	h.joined.Set(joined{certs, plan})
+// joined is what there is to say of a host once it has joined.
+type joined struct {
+	certs  *value[holdings]
+	plan   *value[*planpb.HostPlan]
+	client apipb.NodeClient
 }
+
+func (h *host) show(j joined) { h.joined.Set(j) }
 
 // status says how the host is now.
 func (h *host) status() api.HostStatus {

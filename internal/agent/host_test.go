@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wattle-mesh/wattle/internal/api"
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 )
 
@@ -64,6 +65,14 @@ func TestAHostJoinsAndItsWorkloadsCallEachOtherAsThemselves(t *testing.T) {
 		}
 		return fmt.Errorf("%+v", w.xds.Proxies())
 	})
+
+	// The server connects back, at the ports of the workloads.
+	client := api.NewClient(api.ClientOptions{Address: "unix:" + filepath.Join(w.dir, "run", "agent.sock"), Agent: true})
+	defer client.Close()
+	reached, err := client.Reachable(t.Context())
+	if err != nil || len(reached) == 0 || reached[0].Error != "" || reached[0].Port < 7443 {
+		t.Errorf("%+v, %v", reached, err)
+	}
 
 	// Once joined, the token is never needed again.
 	stop()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/x509"
+	"net"
+	"strconv"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -120,4 +122,20 @@ func peerCertificate(ctx context.Context) (leaf *x509.Certificate, between []*x5
 	p, _ := peer.FromContext(ctx)
 	chain := p.AuthInfo.(credentials.TLSInfo).State.PeerCertificates
 	return chain[0], chain[1:]
+}
+
+// Reach connects to the caller, at the address that its connection comes from.
+func (n *nodeService) Reach(ctx context.Context, req *apipb.ReachRequest) (*apipb.ReachResponse, error) {
+	from, _ := peer.FromContext(ctx)
+	host, _, err := net.SplitHostPort(from.Addr.String())
+	if err != nil {
+		return nil, err
+	}
+	out := &apipb.ReachResponse{Address: net.JoinHostPort(host, strconv.Itoa(int(req.GetPort())))}
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", out.Address)
+	if err != nil {
+		out.Error = err.Error()
+		return out, nil
+	}
+	return out, conn.Close()
 }

@@ -22,6 +22,12 @@ func (d *desk) handler() http.Handler {
 		mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 			api.Respond(d.log, w, r, d.host.status(), nil)
 		})
+		mux.HandleFunc("POST /v1/reach", d.paced(func(who client, r *http.Request) (any, error) {
+			if !d.trusted(who.uid) {
+				return nil, deny(http.StatusForbidden, api.CodeUser, "use sudo", "only root and the agent's user may have the server connect here")
+			}
+			return d.host.reach(r.Context())
+		}))
 		mux.Handle("GET /metrics", d.host.metrics())
 	}
 	one := "/v1/services/{namespace}/{name}/{instance}"

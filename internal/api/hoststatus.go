@@ -35,3 +35,15 @@ type HeldCertificate struct {
 func (c *Client) Host(ctx context.Context) (HostStatus, error) {
 	return get[HostStatus](ctx, c, "/v1/status")
 }
+
+// ReachResult is what came of the server's attempt to connect to a mesh port of the host.
+type ReachResult struct {
+	Port    uint32 `json:"port"`
+	Address string `json:"address"`         // that was tried
+	Error   string `json:"error,omitempty"` // why it was not reached
+}
+
+// Reachable has an agent ask the server to connect to the host's mesh ports, the first of them if they are many.
+func (c *Client) Reachable(ctx context.Context) ([]ReachResult, error) {
+	return post[[]ReachResult](ctx, c, "/v1/reach", nil)
+}

@@ -9,4 +9,4 @@ systemctl --quiet disable wattle.target wattle-agent.service wattle-agent.socket
 systemctl stop 'wattle-workload@*.service' || : # they need the agent
 systemctl stop wattle.target wattle-agent.socket wattle-agent.service wattle-server.socket wattle-server.service || :
 /usr/bin/wattle capture remove || :
-systemctl stop 'wattle-envoy@*.service' wattle-dns.service wattle-proxies.slice wattle.slice || :
+systemctl stop 'wattle-envoy@*.service' wattle-dns.service wattle-proxies.slice wattle.slice 'system-wattle*.slice' || :

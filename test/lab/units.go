@@ -3,11 +3,36 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 )
 
-// units has systemd judge the units.
+// doctors has wattle doctor look at hosts that are well, and at one whose agent is stopped.
+func (w *world) doctors(ctx context.Context) error {
+	sick := 0
+	for _, h := range []*host{w.callee, w.caller} {
+		if out, err := h.run(ctx, "wattle", "doctor"); err != nil {
+			sick++
+			fmt.Fprintln(os.Stderr, "lab:   ", err, "\n"+out)
+		}
+	}
+	w.rows.Require("wattle doctor: hosts that it says are not well, and are", float64(sick), "hosts", 0)
+	if _, err := w.caller.run(ctx, "systemctl", "stop", "wattle-agent.socket", agentUnit); err != nil {
+		return err
+	}
+	missed := 0.0
+	out, err := w.caller.run(ctx, "sh", "-c", "wattle doctor -json || echo exit $?")
+	if err != nil || !strings.HasSuffix(out, "exit 1") || !strings.Contains(out, "systemctl enable --now wattle.target wattle-agent") {
+		missed = 1
+		fmt.Fprintln(os.Stderr, "lab:   ", out, err)
+	}
+	w.rows.Require("wattle doctor: faults that it does not see", missed, "faults", 0)
+	_, err = w.caller.run(ctx, "systemctl", "start", "wattle-agent.socket", agentUnit)
+	return err
+}
+
+// units has systemd judge the units, and wattle doctor the hosts.
 func units(ctx context.Context, w *world) error {
 	for _, u := range []struct {
 		host   *host
@@ -30,5 +55,5 @@ func units(ctx context.Context, w *world) error {
 		return err
 	}
 	w.rows.Require("systemd-analyze verify", float64(len(strings.Fields(out))), "complaints", 0)
-	return nil
+	return w.doctors(ctx)
 }
