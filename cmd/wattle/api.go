@@ -196,7 +196,7 @@ line. PROXY narrows it down: a host's name, or a proxy's such as edge/gw-public.
 		}
 		return nil
 	}
-	cmd.AddCommand(status, newProxyList(), newProxyRestart(), newProxyDrain(), newProxyLogs(), newProxyStats())
+	cmd.AddCommand(status, newProxyList(), newProxyRestart(), newProxyUpgrade(), newProxyDrain(), newProxyLogs(), newProxyStats())
 	return cmd
 }
 

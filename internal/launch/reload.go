@@ -40,7 +40,7 @@ func (u Unit) Reload(ctx context.Context) error {
 		return err
 	}
 	defer lock.Close()
-	spec, err := read(u.Dir)
+	spec, err := Read(u.Dir)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (u Unit) Reload(ctx context.Context) error {
 // Next becomes the Envoy of an epoch that takes over from the one before: it returns only if it cannot. Envoy ends with the
 // process that started it, so it starts only when that is init.
 func (u Unit) Next(ctx context.Context, epoch uint32) error {
-	spec, err := read(u.Dir)
+	spec, err := Read(u.Dir)
 	if err != nil {
 		return err
 	}
@@ -116,10 +116,10 @@ func (u Unit) versions(ctx context.Context, envoy string, now running) (is, will
 	// Its file may be another by now, or gone; and the kernel shows that of a process with more rights than this one to nobody.
 	// An Envoy whose successor failed has no admin interface any more.
 	if is, err = admin.New(u.path(AdminSocket)).HotRestartVersion(ctx); err != nil {
-		is, err = hotVersion(ctx, filepath.Join("/proc", strconv.Itoa(now.PID), "exe"))
+		is, err = HotVersion(ctx, filepath.Join("/proc", strconv.Itoa(now.PID), "exe"))
 	}
 	if err == nil {
-		will, err = hotVersion(ctx, envoy)
+		will, err = HotVersion(ctx, envoy)
 	}
 	return is, will, err
 }
@@ -144,8 +144,8 @@ func (u Unit) relieve(ctx context.Context, spec Spec, now running) error {
 	return u.abandon(ctx, now.PID)
 }
 
-// hotVersion asks a binary which others it can replace.
-func hotVersion(ctx context.Context, envoy string) (string, error) {
+// HotVersion asks a binary which others it can take over from.
+func HotVersion(ctx context.Context, envoy string) (string, error) {
 	out, err := exec.CommandContext(ctx, envoy, "--hot-restart-version").CombinedOutput() // Envoy says it on stderr
 	version := hotPattern.Find(out)
 	if err == nil && version == nil {

@@ -90,8 +90,8 @@ func Folder(dir string, group int) error {
 	return os.Chmod(dir, 0o750)
 }
 
-// read returns the spec in a proxy's folder.
-func read(dir string) (s Spec, err error) {
+// Read returns the spec in a proxy's folder.
+func Read(dir string) (s Spec, err error) {
 	text, err := os.ReadFile(filepath.Join(dir, specFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, fmt.Errorf("this host's agent runs no proxy %s (%w); see wattle proxy status", filepath.Base(dir), err)

@@ -22,7 +22,7 @@ func TestASpecComesBackAsItWasWritten(t *testing.T) {
 			t.Errorf("write %d: changed %v, %v", i, changed, err)
 		}
 	}
-	got, err := read(dir)
+	got, err := Read(dir)
 	if err != nil || !cmp.Equal(got, want) {
 		t.Errorf("got %+v, %v", got, err)
 	}
@@ -75,7 +75,7 @@ func replaceByLink(path string) error {
 }
 
 func TestAProxyThatTheAgentDoesNotRunIsSaid(t *testing.T) {
-	_, err := read(filepath.Join(t.TempDir(), "gw-old"))
+	_, err := Read(filepath.Join(t.TempDir(), "gw-old"))
 	if err == nil || !strings.Contains(err.Error(), "this host's agent runs no proxy gw-old") {
 		t.Error(err)
 	}

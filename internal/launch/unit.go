@@ -58,7 +58,7 @@ func (u Unit) args(spec Spec, more ...string) []string {
 
 // Start becomes the first Envoy of the unit: it returns only if it cannot.
 func (u Unit) Start(ctx context.Context) error {
-	spec, err := read(u.Dir)
+	spec, err := Read(u.Dir)
 	if err != nil {
 		return err
 	}
@@ -152,7 +152,7 @@ const quiet = 2 * time.Second
 
 // Drain has everybody who is connected leave: it returns when they have, or all are idle, or the spec's Drain is over.
 func (u Unit) Drain(ctx context.Context) error {
-	spec, err := read(u.Dir)
+	spec, err := Read(u.Dir)
 	if err != nil {
 		return err
 	}

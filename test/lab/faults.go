@@ -38,6 +38,7 @@ var faults = []fault{
 	{"no server: Envoy killed", envoyKilled},
 	{"no server: Envoys reloaded", envoysReloaded},
 	{"no server: Envoys upgraded", envoysReplaced},
+	{"no server: wattle proxy upgrade", proxyUpgrade},
 	{"no server: another hot restart version", otherVersion},
 	{"no server: reload that cannot succeed", reloadFails},
 	{"server back", serverBack},
