@@ -93,6 +93,12 @@ func (x *exporter) service(s *registry.Service) {
 			x.leave("workload %s: it has no port", key)
 			continue
 		}
+		if !captures(w) {
+			x.leave("workload %s: its agent knows the unit whose calls are captured; it calls nothing by name", key)
+			plain := *w
+			plain.Capture, plain.Upstreams = nil, slices.DeleteFunc(slices.Clone(w.Upstreams), func(u registry.Upstream) bool { return !u.Bound() })
+			byWorkload[key] = withWorkload(byWorkload[key], &plain)
+		}
 		for _, p := range w.Ports {
 			if !slices.Contains(own, p.Port) {
 				own = append(own, p.Port)
@@ -112,6 +118,17 @@ func (x *exporter) service(s *registry.Service) {
 	case len(outside) > 0 || !slices.Equal(own, s.Ports):
 		x.outside(s, outside)
 	}
+}
+
+// withWorkload returns copies of endpoints that are of another workload.
+func withWorkload(all []*registry.Endpoint, w *registry.Workload) []*registry.Endpoint {
+	out := make([]*registry.Endpoint, len(all))
+	for i, e := range all {
+		c := *e
+		c.Workload = w
+		out[i] = &c
+	}
+	return out
 }
 
 // outside writes a service block that stands alone.
@@ -220,6 +237,7 @@ func (x *exporter) workload(to *hclwrite.Body, h *exportedHost, endpoints []*reg
 	}
 	setPorts(b, ports, local)
 	setText(b, "instance", w.Instance)
+	setText(b, "unit", w.Unit)
 	if w.Sidecar {
 		setText(b, "mode", sidecar)
 	}
@@ -244,11 +262,43 @@ func (x *exporter) workload(to *hclwrite.Body, h *exportedHost, endpoints []*reg
 		if u.Port != 0 {
 			setNumber(at, "port", uint64(u.Port))
 		}
-		bind := "unix:" + u.Socket
-		if u.Bind.IsValid() {
-			bind = u.Bind.String()
+		switch {
+		case u.Bind.IsValid():
+			setText(at, "bind", u.Bind.String())
+		case u.Socket != "":
+			setText(at, "bind", "unix:"+u.Socket)
 		}
-		setText(at, "bind", bind)
+	}
+	if w.Capture != nil {
+		b.AppendNewline()
+		setCapture(b.AppendNewBlock("capture", []string{string(w.Capture.Mode)}).Body(), w.Capture)
+	}
+}
+
+// captures reports whether a workload's capture can be said in files: without a unit it must be known whose calls are redirected.
+func captures(w *registry.Workload) bool {
+	return w.Capture == nil || w.Capture.Mode != registry.Transparent || w.Capture.User != "" || w.Unit != ""
+}
+
+func setCapture(b *hclwrite.Body, c *registry.Capture) {
+	services := make([]cty.Value, len(c.Services))
+	for i, n := range c.Services {
+		services[i] = cty.StringVal(n.String())
+	}
+	b.SetAttributeValue("services", cty.TupleVal(services))
+	setText(b, "user", c.User)
+	var addresses, ports []cty.Value
+	for _, a := range c.ExcludeAddresses {
+		addresses = append(addresses, cty.StringVal(a.String()))
+	}
+	for _, p := range c.ExcludePorts {
+		ports = append(ports, cty.NumberUIntVal(uint64(p)))
+	}
+	if len(addresses) > 0 {
+		b.SetAttributeValue("exclude_addresses", cty.TupleVal(addresses))
+	}
+	if len(ports) > 0 {
+		b.SetAttributeValue("exclude_ports", cty.TupleVal(ports))
 	}
 }
 

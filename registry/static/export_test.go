@@ -73,6 +73,9 @@ func told(t failing, services []*registry.Service) string {
 				for i := range w.Upstreams {
 					w.Upstreams[i].Origin = ""
 				}
+				if w.Capture != nil {
+					w.Capture.Origin = ""
+				}
 			}
 		}
 	}
@@ -107,7 +110,11 @@ func everything() []*registry.Service {
 	shop := registry.Name{Namespace: "shop", Name: "reviews"}
 	host := registry.Host{Name: "h1", Address: netip.MustParseAddr("10.0.0.1"), MeshPort: 8443, Locality: registry.Locality{Region: "eu ${x}", Zone: "z", Rack: "r"}}
 	w := &registry.Workload{
-		Host: host, Service: shop, Instance: "a", Sidecar: true, Isolate: true,
+		Host: host, Service: shop, Instance: "a", Sidecar: true, Isolate: true, Unit: "reviews@a.service",
+		Capture: &registry.Capture{
+			Mode: registry.Transparent, Services: []registry.Name{{Namespace: "*", Name: "*"}, {Namespace: "ops", Name: "*"}, {Namespace: "shop", Name: "db"}}, User: "web",
+			ExcludeAddresses: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16"), netip.MustParsePrefix("fd00::1/128")}, ExcludePorts: []uint16{22, 25},
+		},
 		Ports: []registry.WorkloadPort{
 			{Port: registry.Port{Number: 80, Name: "http", Protocol: registry.HTTP}, Local: netip.MustParseAddrPort("127.0.0.1:8080")},
 			{Port: registry.Port{Number: 81, Name: "8080", Protocol: registry.GRPC}, Local: netip.MustParseAddrPort("[::1]:81")},
@@ -115,6 +122,7 @@ func everything() []*registry.Service {
 		Upstreams: []registry.Upstream{
 			{Service: registry.Name{Namespace: "shop", Name: "db"}, Port: 5432, Bind: netip.MustParseAddrPort("[::1]:5432")},
 			{Service: registry.Name{Namespace: "default", Name: "web"}, Socket: "/run/a ${b} \"c\".sock"},
+			{Service: registry.Name{Namespace: "shop", Name: "queue"}},
 		},
 		Checks: []registry.Check{
 			{Type: "http", Port: 80, Path: "/healthz?a=%7B", Interval: 1500 * time.Millisecond, Timeout: time.Second, Healthy: 2, Unhealthy: 3},
@@ -284,4 +292,21 @@ func TestAWorkloadsProtocolIsKnown(t *testing.T) {
 	if len(diags) != 1 || diags[0].Code != "W1107" || diags[0].Line != 3 {
 		t.Error(diags)
 	}
+}
+
+func TestACaptureOfAUnitThatOnlyItsAgentKnowsIsLeftOut(t *testing.T) {
+	all := everything()
+	for _, e := range all[len(all)-1].Endpoints {
+		e.Workload.Unit, e.Workload.Capture.User = "", ""
+	}
+	files, left := Export(all, ExportOptions{})
+	if len(left) != 1 || !strings.Contains(left[0], "its agent knows the unit") {
+		t.Errorf("left out: %q", left)
+	}
+	for _, f := range files {
+		if strings.Contains(string(f.Text), "capture") || strings.Contains(string(f.Text), "queue") {
+			t.Errorf("%s", f.Text)
+		}
+	}
+	read(t, t.TempDir(), files)
 }
