@@ -34,7 +34,8 @@ server or the host starts anew.`,
 
 // desk is where registrations are kept: an agent, a server or a registry that is written to.
 type desk interface {
-	Register(context.Context, api.ServiceRequest) (api.ServiceAnswer, error)
+	RegisterAll(context.Context, api.ServicesRequest) ([]api.ServiceAnswer, error) // all or none
+	Leave(ctx context.Context, ref api.ServiceRef, run string) (api.ServiceAnswer, error)
 	Deregister(context.Context, api.ServiceRef) (api.ServiceAnswer, error)
 	Heartbeat(context.Context, api.ServiceRef) (api.ServiceAnswer, error)
 	Close()
@@ -110,7 +111,8 @@ func newServiceRegister() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "register FILE | -name NAME -port PORT",
 		Short: "Register a workload of this host, or a service elsewhere",
-		Long: `Register registers what FILE declares, in the language of services.d, or what the flags say. A registration that is the
+		Long: `Register registers what FILE declares, in the language of services.d, or what the flags say; of several services all, or none if
+one cannot be, and says in which line that is. A registration that is the
 same as before changes nothing. It waits up to 5 s for the server's word on it, and fails if the server refuses it: a host may
 register what it was granted; the registration stays, and counts once it is granted. With -ttl it needs heartbeats.
 
@@ -134,18 +136,16 @@ With -registry etcd it writes a key that registries of type etcd read, with a le
 		if err != nil {
 			return err
 		}
-		var answers []api.ServiceAnswer
-		for _, s := range services {
-			to, err := place.desk(len(s.Endpoints) > 0)
-			if err != nil {
-				return err
-			}
-			defer to.Close()
-			got, err := to.Register(cmd.Context(), api.ServiceRequest{Service: s, Wait: configs.Duration(*wait)})
-			if err != nil {
-				return faulty(err)
-			}
-			answers = append(answers, got)
+		to, err := place.desk(len(services[0].Endpoints) > 0)
+		if err != nil {
+			return err
+		}
+		defer to.Close()
+		answers, err := to.RegisterAll(cmd.Context(), api.ServicesRequest{Services: services, Wait: configs.Duration(*wait)})
+		if err != nil {
+			return faulty(err)
+		}
+		for _, got := range answers {
 			if !*asJSON {
 				fmt.Fprintln(cmd.OutOrStdout(), registered(got))
 			}

@@ -47,7 +47,7 @@ func newBooth(t *testing.T) *booth {
 		if r.Method == http.MethodDelete {
 			s.note("deregistered")
 		}
-		_, _ = io.WriteString(w, `{"namespace": "default", "name": "web", "state": "`+api.StateAccepted+`"}`)
+		_, _ = io.WriteString(w, `{"services": [{"namespace": "default", "name": "web", "state": "`+api.StateAccepted+`"}]}`)
 	})}
 	go func() { _ = agent.Serve(l) }()
 	t.Cleanup(func() { agent.Close() })

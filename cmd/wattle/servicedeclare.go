@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -86,6 +87,9 @@ func (f *declareFlags) services(stderr io.Writer, file []string) ([]*configs.Ser
 			return nil, wrong("-%s beside a file: write it into %s", name, file[0])
 		}
 	}
+	if _, err := os.Stat(file[0]); err != nil {
+		return nil, wrong("%w; FILE is a file of service blocks, or a folder of such files; without one say -name and -port", err)
+	}
 	policy, diags := configs.ParseServices(file[0])
 	if err := refuse(stderr, diags); err != nil {
 		return nil, err
@@ -111,6 +115,9 @@ func (f *declareFlags) services(stderr io.Writer, file []string) ([]*configs.Ser
 		}
 		if err := f.lease(&c); err != nil {
 			return nil, err
+		}
+		if elsewhere := policy.Services[0].Endpoints; (len(c.Endpoints) > 0) != (len(elsewhere) > 0) {
+			return nil, wrong("%s: service %s and the one at %s are registered at two places, the agent and, what has endpoint blocks, the server: write them into two files", c.Origin, c.Name, policy.Services[0].Origin)
 		}
 		policy.Services[i] = &c
 	}

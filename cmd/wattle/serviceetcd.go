@@ -122,19 +122,52 @@ type etcdDesk struct{ to *etcd.Writer }
 // Close ends the connection.
 func (d *etcdDesk) Close() { d.to.Close() }
 
-// Register implements desk.
-func (d *etcdDesk) Register(ctx context.Context, r api.ServiceRequest) (api.ServiceAnswer, error) {
-	e, err := entryOf(r.Service)
+// RegisterAll implements desk: all are looked at before the first is written. That the cluster fails halfway is not undone; the
+// next try writes the rest.
+func (d *etcdDesk) RegisterAll(ctx context.Context, r api.ServicesRequest) ([]api.ServiceAnswer, error) {
+	for _, s := range r.Services {
+		e, err := entryOf(s)
+		if err == nil {
+			err = d.fault(refOf(s), d.to.Check(e))
+		}
+		if err != nil {
+			return nil, api.Of(s, r.Services, err)
+		}
+	}
+	var out []api.ServiceAnswer
+	for _, s := range r.Services {
+		got, err := d.register(ctx, s, r.Run)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, got)
+	}
+	return out, nil
+}
+
+func (d *etcdDesk) register(ctx context.Context, s *configs.Service, run api.Run) (api.ServiceAnswer, error) {
+	e, err := entryOf(s)
 	if err != nil {
 		return api.ServiceAnswer{}, err
 	}
-	changed, err := d.to.Put(ctx, e, time.Duration(r.Service.TTL))
+	var changed bool
+	if run.ID == "" {
+		changed, err = d.to.Put(ctx, e, time.Duration(s.TTL))
+	} else {
+		changed, err = d.to.Hold(ctx, e, time.Duration(s.TTL), run.Renew)
+	}
 	if err != nil {
-		return api.ServiceAnswer{}, d.fault(refOf(r.Service), err)
+		return api.ServiceAnswer{}, d.fault(refOf(s), err)
 	}
 	return api.ServiceAnswer{Changed: changed, ServiceStatus: api.ServiceStatus{
-		ServiceRef: refOf(r.Service), Service: r.Service, Origin: d.to.Key(e.Service, e.Instance), State: api.StateAccepted, Health: "unknown",
+		ServiceRef: refOf(s), Service: s, Origin: d.to.Key(e.Service, e.Instance), State: api.StateAccepted, Health: "unknown",
 	}}, nil
+}
+
+// Leave implements desk: what this process has written counts as the run's.
+func (d *etcdDesk) Leave(ctx context.Context, ref api.ServiceRef, _ string) (api.ServiceAnswer, error) {
+	was, err := d.to.Leave(ctx, nameOf(ref), ref.Instance)
+	return api.ServiceAnswer{ServiceStatus: api.ServiceStatus{ServiceRef: ref}, Changed: was}, d.fault(ref, err)
 }
 
 // Deregister implements desk.

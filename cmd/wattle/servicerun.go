@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -65,7 +66,7 @@ connections there, or after 10 s.`,
 			return err
 		}
 		defer to.Close()
-		r := &runner{desk: to, services: services, drain: *drain, stderr: cmd.ErrOrStderr()}
+		r := &runner{id: rand.Text(), desk: to, services: services, drain: *drain, stderr: cmd.ErrOrStderr()}
 		return r.run(context.WithoutCancel(cmd.Context()), a)
 	}
 	return cmd
@@ -89,7 +90,9 @@ type runner struct {
 	services []*configs.Service
 	drain    time.Duration
 	stderr   io.Writer
-	tried    bool // to register; what came of it may not be known
+	id       string // of this run, so that its end does not end what a later one has registered
+	tried    bool   // to register; what came of it may not be known
+	known    bool   // it has registered
 
 	mu   sync.Mutex
 	said string // what was said last of the agent
@@ -220,14 +223,14 @@ func denied(err error) bool {
 
 // register registers all, and says what the server refuses.
 func (r *runner) register(ctx context.Context, wait time.Duration) error {
-	r.tried = true
-	for _, s := range r.services {
-		got, err := r.desk.Register(ctx, api.ServiceRequest{Service: s, Wait: configs.Duration(wait)})
-		if err != nil {
-			return err
-		}
-		if got.State == api.StateRefused && got.Reason != "" {
-			r.say("%s is refused: %s", got.ServiceRef, got.Reason)
+	got, err := r.desk.RegisterAll(ctx, api.ServicesRequest{Services: r.services, Wait: configs.Duration(wait), Run: api.Run{ID: r.id, Renew: r.known}})
+	r.tried, r.known = true, r.known || err == nil
+	if err != nil {
+		return err
+	}
+	for _, a := range got {
+		if a.State == api.StateRefused && a.Reason != "" {
+			r.say("%s is refused: %s", a.ServiceRef, a.Reason)
 		}
 	}
 	return nil
@@ -240,7 +243,7 @@ func (r *runner) deregister(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, goodbye)
 	defer cancel()
 	for _, s := range r.services {
-		if _, err := r.desk.Deregister(ctx, refOf(s)); err != nil {
+		if _, err := r.desk.Leave(ctx, refOf(s), r.id); err != nil {
 			r.say("%s is not deregistered: %v", s.Name, err)
 		}
 	}

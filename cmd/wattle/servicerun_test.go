@@ -50,12 +50,20 @@ func (d *fakeDesk) done() []string {
 	return slices.Compact(slices.Clone(d.log))
 }
 
-func (d *fakeDesk) Register(_ context.Context, r api.ServiceRequest) (api.ServiceAnswer, error) {
-	return api.ServiceAnswer{ServiceStatus: api.ServiceStatus{ServiceRef: refOf(r.Service), State: api.StateAccepted}}, d.note("register " + r.Service.Name)
+func (d *fakeDesk) RegisterAll(_ context.Context, r api.ServicesRequest) (out []api.ServiceAnswer, err error) {
+	for _, s := range r.Services {
+		out = append(out, api.ServiceAnswer{ServiceStatus: api.ServiceStatus{ServiceRef: refOf(s), State: api.StateAccepted}})
+		err = errors.Join(err, d.note("register "+s.Name))
+	}
+	return out, err
 }
 
-func (d *fakeDesk) Deregister(_ context.Context, ref api.ServiceRef) (api.ServiceAnswer, error) {
+func (d *fakeDesk) Leave(_ context.Context, ref api.ServiceRef, _ string) (api.ServiceAnswer, error) {
 	return api.ServiceAnswer{}, d.note("deregister " + ref.Name)
+}
+
+func (d *fakeDesk) Deregister(ctx context.Context, ref api.ServiceRef) (api.ServiceAnswer, error) {
+	return d.Leave(ctx, ref, "")
 }
 
 func (d *fakeDesk) Heartbeat(_ context.Context, ref api.ServiceRef) (api.ServiceAnswer, error) {

@@ -56,52 +56,9 @@ func deny(status int, code, remedy, format string, args ...any) error {
 	return &api.Error{Status: status, Code: code, Message: fmt.Sprintf(format, args...), Remedy: remedy}
 }
 
-// register takes a registration in. It changes nothing if there is one that is the same, which then counts as a heartbeat.
-func (d *desk) register(ctx context.Context, who client, s *configs.Service) (api.ServiceAnswer, error) {
-	if err := d.mayDeclare(ctx, who, s.Unit); err != nil {
-		return api.ServiceAnswer{}, err
-	}
-	if !d.trusted(who.uid) {
-		if err := d.grants.check(who.uid, s.Unit, s); err != nil {
-			return api.ServiceAnswer{}, err
-		}
-	}
-	if err := d.fits(who, s); err != nil {
-		return api.ServiceAnswer{}, err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	now := time.Now()
-	e := (&entry{Service: s, UID: who.uid, Trusted: d.trusted(who.uid), Registered: now.UTC().Truncate(time.Second)}).finish()
-	key := e.key()
-	old := d.own[key]
-	if err := d.mayChange(who, key); err != nil {
-		return api.ServiceAnswer{}, err
-	}
-	if old != nil {
-		e.UID, e.Registered = old.UID, old.Registered // whose it is stays, also when root changes it
-		e.finish()
-	}
-	if old != nil && old.barred == "" && string(old.wire.GetBody()) == string(e.wire.GetBody()) && sameLease(old.Service, s) && old.Service.Origin == s.Origin {
-		d.beat(key, now)
-		return api.ServiceAnswer{ServiceStatus: d.status(old)}, nil
-	}
-	if err := d.room(who, e, old == nil); err != nil {
-		return api.ServiceAnswer{}, err
-	}
-	next := maps.Clone(d.own)
-	next[key] = e
-	if err := d.save(next); err != nil {
-		return api.ServiceAnswer{}, err
-	}
-	d.own = next
-	d.log.Info("workload registered", "workload", key.String(), "uid", who.uid, "new", old == nil)
-	d.beat(key, now)
-	return api.ServiceAnswer{ServiceStatus: d.status(e), Changed: true}, nil
-}
-
-// deregister ends a registration. That there is none changes nothing.
-func (d *desk) deregister(who client, key workload) (api.ServiceAnswer, error) {
+// deregister ends a registration; with a run only if that run was the last to register it: the end of an earlier run
+// says nothing of a later one. That there is none changes nothing.
+func (d *desk) deregister(who client, key workload, run string) (api.ServiceAnswer, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.mayChange(who, key); err != nil {
@@ -112,6 +69,9 @@ func (d *desk) deregister(who client, key workload) (api.ServiceAnswer, error) {
 		return api.ServiceAnswer{ServiceStatus: api.ServiceStatus{ServiceRef: api.ServiceRef{Namespace: key.namespace, Name: key.service, Instance: key.instance}}}, nil
 	}
 	was := d.status(e)
+	if run != "" && run != e.Run {
+		return api.ServiceAnswer{ServiceStatus: was}, nil
+	}
 	next := maps.Clone(d.own)
 	delete(next, key)
 	if err := d.save(next); err != nil {
@@ -252,10 +212,10 @@ func (d *desk) room(who client, e *entry, fresh bool) error {
 		}
 	}
 	switch {
-	case fresh && len(d.own) >= maxRegistered:
-		return deny(http.StatusTooManyRequests, api.CodeTooMany, "deregister what is not needed", "%d workloads are registered on this host, there is no room for more", len(d.own))
-	case fresh && who.uid != root && of >= maxOfUser:
-		return deny(http.StatusTooManyRequests, api.CodeTooMany, "deregister what is not needed", "uid %d has registered %d workloads, and may have no more", e.UID, of)
+	case fresh && len(d.own) > maxRegistered: // it is among them
+		return deny(http.StatusTooManyRequests, api.CodeTooMany, "deregister what is not needed", "%d workloads are registered on this host, there is no room for more", len(d.own)-1)
+	case fresh && who.uid != root && of > maxOfUser:
+		return deny(http.StatusTooManyRequests, api.CodeTooMany, "deregister what is not needed", "uid %d has registered %d workloads, and may have no more", e.UID, of-1)
 	case len(e.wire.GetBody()) > maxSaid:
 		return deny(http.StatusRequestEntityTooLarge, api.CodeTooMany, "make it smaller", "the registration has %d bytes, at most %d are taken", len(e.wire.GetBody()), maxSaid)
 	}

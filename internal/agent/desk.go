@@ -65,6 +65,7 @@ type entry struct {
 	UID        uint32           `json:"uid"`
 	Registered time.Time        `json:"registered"`
 	Trusted    bool             `json:"trusted,omitempty"` // who wrote it last may register everything, though it may be another's
+	Run        string           `json:"run,omitempty"`     // of wattle service run, which registered it last; empty: another command did
 	file       bool             // UID and Registered mean nothing
 	barred     string           // why it does not count though it is kept; empty: it does
 	wire       *apipb.Registration

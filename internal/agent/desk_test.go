@@ -99,6 +99,15 @@ func declaredBy(t *testing.T, origin string, s *configs.Service) *apipb.Registra
 	return &apipb.Registration{Namespace: s.Namespace, Service: s.Name, Instance: s.Instance, Body: body, Origin: origin}
 }
 
+// register registers one service, as a command does that ends nothing.
+func (d *desk) register(ctx context.Context, who client, s *configs.Service) (api.ServiceAnswer, error) {
+	all, err := d.enroll(ctx, who, []*configs.Service{s}, api.Run{})
+	if err != nil {
+		return api.ServiceAnswer{}, err
+	}
+	return all[0], nil
+}
+
 // reported lists what the server is told: "api/1 web".
 func (d *desk) reported() string {
 	var out []string
@@ -175,9 +184,9 @@ func TestOnlyItsUserOrRootEndsARegistration(t *testing.T) {
 	if _, err := d.register(t.Context(), client{1000}, service("web", 80, unit("web.service"))); err != nil {
 		t.Fatal(err)
 	}
-	_, err := d.deregister(client{1001}, web)
+	_, err := d.deregister(client{1001}, web, "")
 	wantFault(t, "another user", err, 403, api.CodeOwner, "uid 1000 registered")
-	_, err = d.deregister(client{0}, workload{"default", "api", ""})
+	_, err = d.deregister(client{0}, workload{"default", "api", ""}, "")
 	wantFault(t, "a file's", err, 409, api.CodeFile, "a.hcl:1")
 	if d.reported() != "api web" {
 		t.Errorf("reported is %q", d.reported())
@@ -185,10 +194,10 @@ func TestOnlyItsUserOrRootEndsARegistration(t *testing.T) {
 	if _, err := d.register(t.Context(), client{0}, service("web", 81)); err != nil { // it stays uid 1000's
 		t.Fatal(err)
 	}
-	if got, err := d.deregister(client{1000}, web); err != nil || !got.Changed {
+	if got, err := d.deregister(client{1000}, web, ""); err != nil || !got.Changed {
 		t.Errorf("its user: %+v, %v", got, err)
 	}
-	if got, err := d.deregister(client{1000}, web); err != nil || got.Changed {
+	if got, err := d.deregister(client{1000}, web, ""); err != nil || got.Changed {
 		t.Errorf("again: %+v, %v", got, err)
 	}
 	if d.reported() != "api" {

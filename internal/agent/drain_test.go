@@ -253,7 +253,7 @@ func TestWhoMayDrain(t *testing.T) {
 	if err := ask(root, "x", http.MethodPut); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.deregister(client{uid: root}, workload{"default", "x", ""}); err != nil || d.drains.own[workload{"default", "x", ""}] != nil {
+	if _, err := d.deregister(client{uid: root}, workload{"default", "x", ""}, ""); err != nil || d.drains.own[workload{"default", "x", ""}] != nil {
 		t.Error("what is deregistered stays drained", err)
 	}
 }

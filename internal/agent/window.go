@@ -1,15 +1,20 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"time"
 
+	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api"
 )
 
-// maxRequest bounds the body of a request.
-const maxRequest = 64 << 10 // bytes
+// What bounds the body of a request, for one service and for several.
+const (
+	maxRequest  = 64 << 10 // bytes
+	maxRequests = 1 << 20
+)
 
 // handler is the HTTP API of the agent's socket: the paths of the server's for services. Everybody on the host may read;
 // the desk says who may write.
@@ -40,7 +45,10 @@ func (d *desk) handler() http.Handler {
 		return nil, unknown(key)
 	}))
 	mux.HandleFunc("PUT "+one, d.write(d.put))
-	mux.HandleFunc("DELETE "+one, d.write(func(who client, key workload, _ *http.Request) (any, error) { return d.deregister(who, key) }))
+	mux.HandleFunc("PUT /v1/services", d.paced(d.putAll))
+	mux.HandleFunc("DELETE "+one, d.write(func(who client, key workload, r *http.Request) (any, error) {
+		return d.deregister(who, key, r.URL.Query().Get("run"))
+	}))
 	mux.HandleFunc("PUT "+one+"/heartbeat", d.write(func(who client, key workload, r *http.Request) (any, error) {
 		return d.heartbeat(r.Context(), who, key)
 	}))
@@ -106,12 +114,35 @@ func (d *desk) put(who client, key workload, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := d.register(r.Context(), who, req.Service)
+	out, err := d.enroll(r.Context(), who, []*configs.Service{req.Service}, req.Run)
 	if err != nil {
 		return nil, err
 	}
-	if req.Wait > 0 {
-		out.ServiceStatus = d.await(r.Context(), key, out.ServiceStatus, time.Duration(req.Wait))
+	d.awaitAll(r.Context(), out, time.Duration(req.Wait))
+	return out[0], nil
+}
+
+// putAll is put for several at once.
+func (d *desk) putAll(who client, r *http.Request) (any, error) {
+	r.Body = http.MaxBytesReader(nil, r.Body, maxRequests)
+	req, err := api.ParseServicesRequest(r)
+	if err != nil {
+		return nil, err
 	}
-	return out, nil
+	out, err := d.enroll(r.Context(), who, req.Services, req.Run)
+	if err != nil {
+		return nil, err
+	}
+	d.awaitAll(r.Context(), out, time.Duration(req.Wait))
+	return api.ServicesAnswer{Services: out}, nil
+}
+
+// awaitAll waits until the server has spoken of registrations, at most so long in all, and has the answers say how they are.
+func (d *desk) awaitAll(ctx context.Context, all []api.ServiceAnswer, limit time.Duration) {
+	until := time.Now().Add(limit)
+	for i, a := range all {
+		if left := time.Until(until); left > 0 {
+			all[i].ServiceStatus = d.await(ctx, workload{a.Namespace, a.Name, a.Instance}, a.ServiceStatus, left)
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -102,68 +103,115 @@ func checkDirect(s *configs.Service) error {
 	return nil
 }
 
-// Register registers a service without an agent. One that is the same changes nothing, and is a heartbeat.
-func (r *Registrar) Register(s *configs.Service) (ServiceAnswer, error) {
+// Enroll registers services without an agent, all or none. One that is the same changes nothing, and is a heartbeat.
+func (r *Registrar) Enroll(all []*configs.Service, run Run) ([]ServiceAnswer, error) {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	now := time.Now()
+	var changed []*direct
+	news := map[ServiceRef]bool{}
+	for _, s := range all {
+		d, err := newDirect(s, run, now)
+		if err != nil {
+			return nil, Of(s, all, err)
+		}
+		old, same, err := r.place(d, changed)
+		if err != nil {
+			return nil, Of(s, all, err)
+		}
+		if run.Renew && old != nil && old.kept.Run != run.ID || same && (run.ID == "" || run.ID == old.kept.Run) {
+			continue // a later run, or somebody's hand, has it now; or nothing is new
+		}
+		changed, news[d.ref()] = append(changed, d), !same
+	}
+	if len(changed) > 0 {
+		kept := make([]store.Endpoint, 0, len(changed))
+		for _, d := range changed {
+			kept = append(kept, d.kept)
+		}
+		if err := r.o.Store.SaveEndpoints(kept); err != nil {
+			return nil, err
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, d := range changed {
+		r.direct[d.ref()] = d
+		if news[d.ref()] {
+			r.o.Log.Info("service registered", "service", d.ref().String(), "endpoints", len(d.Endpoints))
+		}
+	}
+	moved := len(changed) > 0
+	out := make([]ServiceAnswer, 0, len(all))
+	for _, s := range all {
+		d := r.direct[refOf(s)]
+		if d.kept.Run == "" || d.kept.Run == run.ID || !run.Renew { // of a later run the life of an earlier one says nothing
+			moved, d.heard, d.late = moved || d.late, now, false
+		}
+		out = append(out, ServiceAnswer{ServiceStatus: d.status(now), Changed: news[d.ref()]})
+	}
+	if moved {
+		r.rebuild()
+	}
+	return out, nil
+}
+
+func newDirect(s *configs.Service, run Run, now time.Time) (*direct, error) {
 	if err := checkDirect(s); err != nil {
-		return ServiceAnswer{}, err
+		return nil, err
 	}
 	if s.Origin == "" {
 		s.Origin = "wattle service register at the server"
 	}
 	body, err := json.Marshal(s)
-	if err != nil {
-		return ServiceAnswer{}, err
-	}
-	r.writing.Lock()
-	defer r.writing.Unlock()
-	now := time.Now()
-	d := &direct{Service: s, heard: now, kept: store.Endpoint{
-		Namespace: s.Namespace, Service: s.Name, Instance: s.Instance, Body: body, Registered: now.UTC().Truncate(time.Second),
-	}}
-	same, err := r.place(d)
-	if err != nil || same {
-		if err != nil {
-			return ServiceAnswer{}, err
-		}
-		return r.Heartbeat(d.ref(), false)
-	}
-	if err := r.o.Store.SaveEndpoint(d.kept); err != nil {
-		return ServiceAnswer{}, err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.direct[d.ref()] = d
-	r.rebuild()
-	r.o.Log.Info("service registered", "service", d.ref().String(), "endpoints", len(s.Endpoints))
-	return ServiceAnswer{ServiceStatus: d.status(now), Changed: true}, nil
+	return &direct{Service: s, heard: now, kept: store.Endpoint{
+		Namespace: s.Namespace, Service: s.Name, Instance: s.Instance, Body: body, Registered: now.UTC().Truncate(time.Second), Run: run.ID,
+	}}, err
 }
 
-// place says why there is no place for a registration beside the others, and whether it is there already.
-func (r *Registrar) place(d *direct) (same bool, err error) {
+// place says why there is no place for a registration beside the others and those that come with it, what is there already, nil if
+// nothing, and whether that is the same.
+func (r *Registrar) place(d *direct, with []*direct) (old *direct, same bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	old := r.direct[d.ref()]
-	if old != nil {
+	if old = r.direct[d.ref()]; old != nil {
 		d.kept.Registered = old.kept.Registered
 		same = bytes.Equal(old.kept.Body, d.kept.Body)
 	}
 	if host := d.hostAmong(r.addresses()); host != "" {
-		return false, &Error{http.StatusConflict, onHost(d.ref(), host), "register it on that host", CodeHost}
+		return nil, false, &Error{http.StatusConflict, onHost(d.ref(), host), "register it on that host", CodeHost}
 	}
-	if old == nil && len(r.direct) >= maxDirect {
-		return false, &Error{http.StatusTooManyRequests, fmt.Sprintf("%d services are registered here, there is no room for more", len(r.direct)), "deregister what is not needed", CodeTooMany}
+	if old == nil && len(r.direct)+len(with) >= maxDirect {
+		return nil, false, &Error{http.StatusTooManyRequests, fmt.Sprintf("%d services are registered here, there is no room for more", len(r.direct)), "deregister what is not needed", CodeTooMany}
 	}
-	for _, o := range r.direct {
+	for o := range r.beside(with) {
 		if o.Namespace != d.Namespace || o.Name != d.Name || o.Instance == d.Instance {
 			continue
 		}
 		for _, e := range o.Endpoints {
 			if d.has(e) {
-				return false, &Error{http.StatusConflict, fmt.Sprintf("%s has %s already", o.ref(), netip.AddrPortFrom(e.Address, e.Port)), "deregister that, or change it", CodeTaken}
+				return nil, false, &Error{http.StatusConflict, fmt.Sprintf("%s has %s already", o.ref(), netip.AddrPortFrom(e.Address, e.Port)), "deregister that, or change it", CodeTaken}
 			}
 		}
 	}
-	return same, nil
+	return old, same, nil
+}
+
+// beside goes through what is registered, with those that come in the place of what they replace. The caller holds r.mu.
+func (r *Registrar) beside(with []*direct) iter.Seq[*direct] {
+	return func(yield func(*direct) bool) {
+		come := map[ServiceRef]bool{}
+		for _, d := range with {
+			if come[d.ref()] = true; !yield(d) {
+				return
+			}
+		}
+		for ref, d := range r.direct {
+			if !come[ref] && !yield(d) {
+				return
+			}
+		}
+	}
 }
 
 func onHost(ref ServiceRef, host string) string {
@@ -202,8 +250,8 @@ func (d *direct) hostAmong(hosts map[netip.Addr]string) string {
 	return ""
 }
 
-// Deregister ends a registration. That there is none is no error.
-func (r *Registrar) Deregister(ref ServiceRef) (ServiceAnswer, error) {
+// Deregister ends a registration; with a run only if that run was the last to register it. That there is none is no error.
+func (r *Registrar) Deregister(ref ServiceRef, run string) (ServiceAnswer, error) {
 	r.writing.Lock()
 	defer r.writing.Unlock()
 	r.mu.Lock()
@@ -211,6 +259,11 @@ func (r *Registrar) Deregister(ref ServiceRef) (ServiceAnswer, error) {
 	r.mu.Unlock()
 	if d == nil {
 		return ServiceAnswer{ServiceStatus: ServiceStatus{ServiceRef: ref}}, nil
+	}
+	if run != "" && run != d.kept.Run {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return ServiceAnswer{ServiceStatus: d.status(time.Now())}, nil
 	}
 	if err := r.o.Store.DeleteEndpoints([]store.Endpoint{d.kept}); err != nil {
 		return ServiceAnswer{}, err

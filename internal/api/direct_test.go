@@ -105,7 +105,7 @@ func TestWhatAServerDoesNotRegister(t *testing.T) {
 	s := newSite(t, "127.0.0.1:0")
 	s.policy([]*configs.Host{{Name: "h9", Address: netip.MustParseAddr("10.0.0.90")}})
 	r := s.registrar
-	if _, err := r.Register(outside("db", "10.0.0.1")); err != nil {
+	if _, err := r.Enroll([]*configs.Service{outside("db", "10.0.0.1")}, Run{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -128,7 +128,7 @@ func TestWhatAServerDoesNotRegister(t *testing.T) {
 		{"the place of another instance", outside("db", "10.0.0.1", func(s *configs.Service) { s.Instance = "b" }), 409, CodeTaken, "shop/db/10.0.0.1 has 10.0.0.1:5432"},
 		{"the address of a host", outside("db", "10.0.0.90"), 409, CodeHost, "host h9, which has an agent"},
 	} {
-		_, err := r.Register(c.s)
+		_, err := r.Enroll([]*configs.Service{c.s}, Run{})
 		wantError(t, c.name, err, c.status, c.code, c.says)
 	}
 	_, err := r.Heartbeat(ServiceRef{"shop", "db", "10.0.0.1"}, true)
@@ -149,7 +149,7 @@ func TestWhatAServerDoesNotRegister(t *testing.T) {
 func TestAnAgentThatComesEndsWhatWasRegisteredForItsAddress(t *testing.T) {
 	w := newWorld(t)
 	w.policy(nil)
-	if _, err := w.registrar.Register(outside("db", "127.0.0.1")); err != nil {
+	if _, err := w.registrar.Enroll([]*configs.Service{outside("db", "127.0.0.1")}, Run{}); err != nil {
 		t.Fatal(err)
 	}
 	w.await("the service", func(set []*registry.Service) bool { return places(set) == "db 127.0.0.1" })
@@ -172,7 +172,7 @@ func TestAnAgentThatComesEndsWhatWasRegisteredForItsAddress(t *testing.T) {
 			}
 		}
 	})
-	if got, err := w.registrar.Deregister(ServiceRef{"shop", "db", "127.0.0.1"}); err != nil || !got.Changed {
+	if got, err := w.registrar.Deregister(ServiceRef{"shop", "db", "127.0.0.1"}, ""); err != nil || !got.Changed {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
@@ -218,7 +218,7 @@ func TestTheServerKeepsTheLeaseOfWhatHasNoAgent(t *testing.T) {
 			})
 		}()
 		for _, x := range []*configs.Service{outside("db", "10.0.0.1", lease), outside("db", "10.0.0.2", lease), outside("kv", "10.0.0.3")} {
-			if _, err := r.Register(x); err != nil {
+			if _, err := r.Enroll([]*configs.Service{x}, Run{}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -249,7 +249,7 @@ func TestTheServerKeepsTheLeaseOfWhatHasNoAgent(t *testing.T) {
 		want(0, "db 10.0.0.1 10.0.0.2, kv 10.0.0.3")
 		want(119*time.Second, "db !10.0.0.2, kv 10.0.0.3") // one was silent for 2 minutes
 		want(time.Second, "kv 10.0.0.3")
-		if _, err := r.Register(outside("db", "10.0.0.1", lease)); err != nil {
+		if _, err := r.Enroll([]*configs.Service{outside("db", "10.0.0.1", lease)}, Run{}); err != nil {
 			t.Fatal(err)
 		}
 		stop()
@@ -267,17 +267,102 @@ func TestTheServerKeepsTheLeaseOfWhatHasNoAgent(t *testing.T) {
 func TestWhatIsRegisteredLeavesOthersAlone(t *testing.T) {
 	r := newRegistrar(t)
 	for i := range 20 {
-		if _, err := r.Register(outside(fmt.Sprintf("s%02d", i), fmt.Sprintf("10.0.1.%d", i))); err != nil {
+		if _, err := r.Enroll([]*configs.Service{outside(fmt.Sprintf("s%02d", i), fmt.Sprintf("10.0.1.%d", i))}, Run{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	before := r.services
-	if _, err := r.Register(outside("s05", "10.0.2.1")); err != nil {
+	if _, err := r.Enroll([]*configs.Service{outside("s05", "10.0.2.1")}, Run{}); err != nil {
 		t.Fatal(err)
 	}
 	for i, s := range r.services {
 		if same := s == before[i]; same == (s.Name.Name == "s05") {
 			t.Errorf("%s is the same: %t", s.Name, same)
+		}
+	}
+}
+
+func TestTheEndOfAnEarlierRunDoesNotEndALaterOne(t *testing.T) {
+	s := newSite(t, "127.0.0.1:0")
+	s.policy(nil)
+	ctx, ref := t.Context(), ServiceRef{"shop", "db", "10.0.0.9"}
+	register := func(run Run, change ...func(*configs.Service)) ServiceAnswer {
+		t.Helper()
+		got, err := s.client.Register(ctx, ServiceRequest{Service: outside("db", "10.0.0.9", change...), Run: run})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	leave := func(run string) bool {
+		t.Helper()
+		got, err := s.client.Leave(ctx, ref, run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.Changed
+	}
+	labelled := func(s *configs.Service) { s.Meta = map[string]string{"version": "2"} }
+	register(Run{ID: "old"})
+	register(Run{ID: "new"}, labelled)
+	if got := register(Run{ID: "old", Renew: true}); got.Changed || got.Service.Meta["version"] != "2" {
+		t.Errorf("the earlier run takes it back: %+v", got)
+	}
+	if leave("old") {
+		t.Error("the end of the earlier run ends the later one")
+	}
+	if !leave("new") {
+		t.Error("the later run does not end it")
+	}
+	if got := register(Run{ID: "old", Renew: true}); !got.Changed {
+		t.Error("a run that still lives is not registered again")
+	}
+	if leave("new") || !leave("old") {
+		t.Error("it is not the run's that is left")
+	}
+	// The same service by another run is that run's; by a command it is nobody's news.
+	register(Run{ID: "old"})
+	if got := register(Run{ID: "new"}); got.Changed {
+		t.Errorf("%+v", got)
+	}
+	register(Run{})
+	if leave("old") || !leave("new") {
+		t.Error("it is not the later run's")
+	}
+	if _, err := s.client.Register(ctx, ServiceRequest{Service: outside("db", "10.0.0.9"), Run: Run{Renew: true}}); err == nil {
+		t.Error("a run without an id is taken")
+	}
+}
+
+func TestSeveralServicesAreRegisteredOrNone(t *testing.T) {
+	s := newSite(t, "127.0.0.1:0")
+	s.policy(nil)
+	ctx := t.Context()
+	at := func(line string) func(*configs.Service) {
+		return func(s *configs.Service) { s.Origin = "f.hcl:" + line }
+	}
+	weird := func(s *configs.Service) { s.Endpoints[0].Weight = maxWeight + 1 }
+	for name, c := range map[string]struct {
+		bad  *configs.Service
+		says string
+	}{
+		"one that is none":         {outside("kv", "10.0.0.2", at("9"), weird), "f.hcl:9: service shop/kv/10.0.0.2: weight"},
+		"one twice":                {outside("db", "10.0.0.1", at("9")), "f.hcl:9: service shop/db/10.0.0.1: it is there twice"},
+		"two at one place":         {outside("db", "10.0.0.1", at("9"), func(s *configs.Service) { s.Instance = "b" }), "f.hcl:9: service shop/db/b: shop/db/10.0.0.1 has 10.0.0.1:5432 already; nothing is registered"},
+		"one that an agent is for": {outside("kv", "10.0.0.2", at("9"), func(s *configs.Service) { s.Endpoints = nil }), "f.hcl:9: service shop/kv/10.0.0.2: "},
+	} {
+		if _, err := s.client.RegisterAll(ctx, ServicesRequest{Services: []*configs.Service{outside("db", "10.0.0.1", at("1")), c.bad}}); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if all, err := s.client.Services(ctx); err != nil || len(all) != 0 {
+			t.Errorf("%s: registered is %+v, %v", name, all, err)
+		}
+	}
+	both := ServicesRequest{Services: []*configs.Service{outside("db", "10.0.0.1"), outside("kv", "10.0.0.2")}}
+	for _, changed := range []bool{true, false} {
+		got, err := s.client.RegisterAll(ctx, both)
+		if err != nil || len(got) != 2 || got[0].Changed != changed || got[1].Changed != changed || got[1].Name != "kv" {
+			t.Errorf("%+v, %v", got, err)
 		}
 	}
 }

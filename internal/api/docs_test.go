@@ -74,6 +74,7 @@ func TestTheDocumentedExamplesAreWhatIsSent(t *testing.T) {
 		"POST /v1/registries/{name}/accept":                        {new(Accepted)},
 		"GET /v1/services":                                         {new(Services)},
 		"GET /v1/services/{namespace}/{name}/{instance}":           {new(ServiceStatus)},
+		"PUT /v1/services":                                         {new(ServicesRequest), new(ServicesAnswer)},
 		"PUT /v1/services/{namespace}/{name}/{instance}":           {new(ServiceRequest), new(ServiceAnswer)},
 		"DELETE /v1/services/{namespace}/{name}/{instance}":        {new(ServiceAnswer)},
 		"PUT /v1/services/{namespace}/{name}/{instance}/heartbeat": {new(ServiceAnswer)},

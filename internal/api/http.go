@@ -98,6 +98,7 @@ func (h *handler) routes() []route {
 		{"POST /v1/registries/{name}/accept", h.write(h.accept)},
 		{"GET /v1/services", h.read(func() (any, error) { return Services{h.registrar().Direct()}, nil })},
 		{"GET /v1/services/{namespace}/{name}/{instance}", http.HandlerFunc(h.service)},
+		{"PUT /v1/services", h.write(h.registerAll)},
 		{"PUT /v1/services/{namespace}/{name}/{instance}", h.write(h.register)},
 		{"DELETE /v1/services/{namespace}/{name}/{instance}", h.write(h.deregister)},
 		{"PUT /v1/services/{namespace}/{name}/{instance}/heartbeat", h.write(h.heartbeat)},

@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -89,7 +91,53 @@ type ServiceRequest struct {
 	Service *configs.Service `json:"service"`
 	// Wait is how long an agent waits for the server's word on it: "5s", at most 30 s. Servers know at once.
 	Wait configs.Duration `json:"wait,omitzero"`
+	Run
 }
+
+// ServicesRequest is the body of PUT /v1/services: several of them, of which all or none are registered.
+type ServicesRequest struct {
+	Services []*configs.Service `json:"services"` // at most MaxServices
+	Wait     configs.Duration   `json:"wait,omitzero"`
+	Run
+}
+
+// ServicesAnswer is the answer to that, in the same order.
+type ServicesAnswer struct {
+	Services []ServiceAnswer `json:"services"`
+}
+
+// MaxServices is how many services one request registers.
+const MaxServices = 128
+
+// Run is the one wattle service run that registers, so that the end of an earlier run does not end what a later one, of the
+// same workload, has registered. The zero value is of commands that do not end what they registered.
+type Run struct {
+	ID string `json:"run,omitempty"` // of letters, digits, hyphens, at most 64
+	// Renew says that the run has registered before. It then changes nothing if another has since.
+	Renew bool `json:"renew,omitempty"`
+}
+
+var runID = regexp.MustCompile(`^[A-Za-z0-9-]{0,64}$`)
+
+func (r Run) check() error {
+	if !runID.MatchString(r.ID) || r.Renew && r.ID == "" {
+		return malformed("run is no id of a run: letters, digits and hyphens, at most 64; renew needs one")
+	}
+	return nil
+}
+
+// Of says of an error about one of several services which one it is, and where that was declared.
+func Of(s *configs.Service, all []*configs.Service, err error) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || len(all) < 2 {
+		return err
+	}
+	out := *e
+	out.Message = strings.TrimPrefix(s.Origin+": ", ": ") + "service " + refOf(s).String() + ": " + e.Message + "; nothing is registered"
+	return &out
+}
+
+func refOf(s *configs.Service) ServiceRef { return ServiceRef{s.Namespace, s.Name, s.Instance} }
 
 // ServiceStatus is a registration and how it is.
 type ServiceStatus struct {
@@ -130,23 +178,72 @@ func ParseServiceRequest(ref ServiceRef, r *http.Request) (*ServiceRequest, erro
 	if s.Namespace != ref.Namespace || s.Name != ref.Name || s.Instance != ref.Instance {
 		return nil, malformed("the path is of " + ref.String() + ", and the body of another service")
 	}
+	if err := errors.Join(checkRequest(s), checkWait(req.Wait)); err != nil {
+		return nil, malformed(err.Error())
+	}
+	return &req, req.check()
+}
+
+// ParseServicesRequest is ParseServiceRequest for several.
+func ParseServicesRequest(r *http.Request) (*ServicesRequest, error) {
+	var req ServicesRequest
+	if err := decode(r.Body, &req); err != nil {
+		return nil, malformed(err.Error())
+	}
+	if n := len(req.Services); n == 0 || n > MaxServices {
+		return nil, malformed(fmt.Sprintf("the body has %d services, it may have 1 to %d", n, MaxServices))
+	}
+	seen := map[ServiceRef]bool{}
+	for _, s := range req.Services {
+		if s == nil {
+			return nil, malformed("a service is empty")
+		}
+		for _, name := range []string{s.Namespace, s.Name} {
+			if err := spiffe.CheckName(name); err != nil {
+				return nil, malformed(err.Error())
+			}
+		}
+		if s.Instance != "" && !instanceName.MatchString(s.Instance) || s.Instance == noInstance {
+			return nil, malformed("no instance can be called \"" + printable(clip(s.Instance, 64)) + "\"")
+		}
+		if err := checkRequest(s); err != nil {
+			return nil, Of(s, req.Services, malformed(err.Error()))
+		}
+		if seen[refOf(s)] {
+			return nil, Of(s, req.Services, malformed("it is there twice"))
+		}
+		seen[refOf(s)] = true
+	}
+	if err := checkWait(req.Wait); err != nil {
+		return nil, malformed(err.Error())
+	}
+	return &req, req.check()
+}
+
+func checkWait(d configs.Duration) error {
+	if d < 0 || time.Duration(d) > MaxWait {
+		return errors.New("wait is not from 0s to 30s")
+	}
+	return nil
+}
+
+// checkRequest says what a service cannot be that is registered, whoever asks.
+func checkRequest(s *configs.Service) error {
 	s.Command, s.Env = nil, nil // the environment may hold secrets
 	s.Origin = printable(clip(s.Origin, maxOrigin))
 	if err := CheckService(s); err != nil {
-		return nil, malformed(printable(err.Error()))
+		return errors.New(printable(err.Error()))
 	}
 	ttl, after := time.Duration(s.TTL), time.Duration(s.DeregisterAfter)
 	switch {
 	case ttl != 0 && (ttl < configs.MinTTL || ttl > configs.MaxTTL):
-		return nil, malformed("the ttl is not from 1s to 24h")
+		return errors.New("the ttl is not from 1s to 24h")
 	case after != 0 && (ttl == 0 || after < ttl || after > configs.MaxDeregisterAfter):
-		return nil, malformed("deregister_after needs a ttl, is not shorter than that, and is at most 720h")
+		return errors.New("deregister_after needs a ttl, is not shorter than that, and is at most 720h")
 	case s.Unit != "" && !configs.UnitName.MatchString(s.Unit):
-		return nil, malformed("the unit is no service unit: write its whole name, \"web.service\"")
-	case req.Wait < 0 || time.Duration(req.Wait) > MaxWait:
-		return nil, malformed("wait is not from 0s to 30s")
+		return errors.New("the unit is no service unit: write its whole name, \"web.service\"")
 	}
-	return &req, nil
+	return nil
 }
 
 // MaxWait is how long an agent waits for a server's word at most.
@@ -161,6 +258,17 @@ func (c *Client) Services(ctx context.Context) ([]ServiceStatus, error) {
 // Register registers a service. One that is registered so already stays as it is.
 func (c *Client) Register(ctx context.Context, r ServiceRequest) (ServiceAnswer, error) {
 	return send[ServiceAnswer](ctx, c, http.MethodPut, ServiceRef{r.Service.Namespace, r.Service.Name, r.Service.Instance}.path(), r)
+}
+
+// RegisterAll registers several services, all or none.
+func (c *Client) RegisterAll(ctx context.Context, r ServicesRequest) ([]ServiceAnswer, error) {
+	got, err := send[ServicesAnswer](ctx, c, http.MethodPut, "/v1/services", r)
+	return got.Services, err
+}
+
+// Leave is Deregister by a run: it changes nothing if another has registered the service since.
+func (c *Client) Leave(ctx context.Context, ref ServiceRef, run string) (ServiceAnswer, error) {
+	return send[ServiceAnswer](ctx, c, http.MethodDelete, ref.path()+"?run="+url.QueryEscape(run), nil)
 }
 
 // Deregister ends a registration. That there is none is no error: the answer says that nothing changed.
@@ -194,7 +302,20 @@ func (h *handler) register(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h.registrar().Register(req.Service)
+	all, err := h.registrar().Enroll([]*configs.Service{req.Service}, req.Run)
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}
+
+func (h *handler) registerAll(r *http.Request) (any, error) {
+	req, err := ParseServicesRequest(r)
+	if err != nil {
+		return nil, err
+	}
+	all, err := h.registrar().Enroll(req.Services, req.Run)
+	return ServicesAnswer{all}, err
 }
 
 func (h *handler) deregister(r *http.Request) (any, error) {
@@ -202,7 +323,7 @@ func (h *handler) deregister(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h.registrar().Deregister(ref)
+	return h.registrar().Deregister(ref, r.URL.Query().Get("run"))
 }
 
 func (h *handler) heartbeat(r *http.Request) (any, error) {

@@ -14,14 +14,22 @@ type Endpoint struct {
 	Instance   string          `json:"instance,omitempty"`
 	Body       json.RawMessage `json:"body"` // a configs.Service
 	Registered time.Time       `json:"registered"`
+	Run        string          `json:"run,omitempty"` // that registered it last
 }
 
 // key orders by namespace, service and instance. Names have no slash.
 func (e Endpoint) key() []byte { return []byte(e.Namespace + "/" + e.Service + "/" + e.Instance) }
 
-// SaveEndpoint adds an endpoint or replaces it.
-func (s *Store) SaveEndpoint(e Endpoint) error {
-	return s.update(func(tx *bbolt.Tx) error { return put(tx, endpointBucket, e.key(), e) })
+// SaveEndpoints adds endpoints or replaces them, all or none.
+func (s *Store) SaveEndpoints(all []Endpoint) error {
+	return s.update(func(tx *bbolt.Tx) error {
+		for _, e := range all {
+			if err := put(tx, endpointBucket, e.key(), e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // DeleteEndpoints removes endpoints, all or none. Those that are not there are no error.

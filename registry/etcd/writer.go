@@ -54,6 +54,7 @@ type WriterOptions struct {
 type Writer struct {
 	config
 	client *clientv3.Client // nil: not connected
+	held   map[string]int64 // the revision at which Hold wrote a key
 }
 
 // OpenWriter makes a Writer for the cluster of a registry block. It connects to nothing yet. The Writer is nil if the
@@ -139,6 +140,60 @@ func (w *Writer) Put(ctx context.Context, e Entry, ttl time.Duration) (changed b
 	return changed, err
 }
 
+// Check says what of an instance cannot be written. Its errors match ErrEntry.
+func (w *Writer) Check(e Entry) error {
+	_, err := w.encode(e)
+	return err
+}
+
+// Hold is Put by who ends what it writes, with Leave, and nothing that another has written since. The first time it takes the key
+// over, whatever it says; when it renews, it changes nothing if the key is another's.
+func (w *Writer) Hold(ctx context.Context, e Entry, ttl time.Duration, renew bool) (changed bool, err error) {
+	value, err := w.encode(e)
+	if err != nil {
+		return false, err
+	}
+	key := w.Key(e.Service, e.Instance)
+	err = w.do(ctx, func(ctx context.Context) error {
+		got, err := w.client.Get(ctx, key)
+		if err != nil {
+			return err
+		}
+		if renew && len(got.Kvs) == 1 && !parted(got.Kvs[0].Value) {
+			if kv := got.Kvs[0]; kv.ModRevision == w.held[key] && kv.Lease != 0 {
+				_, err = w.client.KeepAliveOnce(ctx, clientv3.LeaseID(kv.Lease))
+			}
+			if !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+				return err
+			}
+		}
+		at, err := w.write(ctx, key, value, seconds(ttl))
+		if err != nil {
+			return err
+		}
+		if w.held == nil {
+			w.held = map[string]int64{}
+		}
+		w.held[key], changed = at, true
+		return nil
+	})
+	return changed, err
+}
+
+// Leave is Delete of what Hold wrote, unless another has written it since.
+func (w *Writer) Leave(ctx context.Context, service registry.Name, instance string) (was bool, err error) {
+	key := w.Key(service, instance)
+	err = w.do(ctx, func(ctx context.Context) error {
+		at, ok := w.held[key]
+		if !ok {
+			return nil // it has written nothing
+		}
+		was, err = w.dismiss(ctx, key, at)
+		return err
+	})
+	return was, err
+}
+
 // seconds rounds up: etcd counts in whole ones.
 func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
 
@@ -184,19 +239,29 @@ func (w *Writer) put(ctx context.Context, key string, value []byte, ttl int64) (
 			return false, err
 		}
 	}
+	_, err = w.write(ctx, key, value, ttl)
+	return err == nil, err
+}
+
+// write puts a key with a lease of its own, and returns the revision of that.
+func (w *Writer) write(ctx context.Context, key string, value []byte, ttl int64) (revision int64, err error) {
 	if ttl == 0 {
-		_, err = w.client.Put(ctx, key, string(value))
-		return true, err
+		got, err := w.client.Put(ctx, key, string(value))
+		if err != nil {
+			return 0, err
+		}
+		return got.Header.Revision, nil
 	}
 	lease, err := w.client.Grant(ctx, ttl)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
-	if _, err = w.client.Put(ctx, key, string(value), clientv3.WithLease(lease.ID)); err != nil {
+	got, err := w.client.Put(ctx, key, string(value), clientv3.WithLease(lease.ID))
+	if err != nil {
 		_, _ = w.client.Revoke(ctx, lease.ID) // it ends by itself otherwise
-		return false, err
+		return 0, err
 	}
-	return true, nil
+	return got.Header.Revision, nil
 }
 
 // leased reports whether a lease is one of that ttl, none for 0, and keeps it alive if so.
@@ -228,20 +293,21 @@ const deregistered = "deregistered"
 // whether there was something to take out.
 func (w *Writer) Delete(ctx context.Context, service registry.Name, instance string) (was bool, err error) {
 	err = w.do(ctx, func(ctx context.Context) error {
-		was, err = w.dismiss(ctx, w.Key(service, instance))
+		was, err = w.dismiss(ctx, w.Key(service, instance), 0)
 		return err
 	})
 	return was, err
 }
 
-func (w *Writer) dismiss(ctx context.Context, key string) (was bool, err error) {
+// dismiss is Delete of a key; with a revision only if the key was written last then.
+func (w *Writer) dismiss(ctx context.Context, key string, revision int64) (was bool, err error) {
 	for {
 		got, err := w.client.Get(ctx, key)
 		if err != nil || len(got.Kvs) == 0 {
 			return false, err
 		}
 		kv := got.Kvs[0]
-		if parted(kv.Value) {
+		if parted(kv.Value) || revision != 0 && kv.ModRevision != revision {
 			return false, nil
 		}
 		lease, err := w.client.Grant(ctx, seconds(farewell))

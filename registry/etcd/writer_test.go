@@ -120,6 +120,38 @@ func TestALeaseThatNobodyKeepsEnds(t *testing.T) {
 	read.awaitSet("shop/web 10.0.0.1:8080")
 }
 
+func TestTheEndOfAnEarlierHolderDoesNotEndALaterOne(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, 1, security{})
+	old, later := newWriter(t, block(c.urls())), newWriter(t, block(c.urls()))
+	ctx := t.Context()
+	hold := func(w *Writer, renew, want bool) {
+		t.Helper()
+		if changed, err := w.Hold(ctx, entry(), time.Hour, renew); err != nil || changed != want {
+			t.Fatalf("changed %t, %v", changed, err)
+		}
+	}
+	leave := func(w *Writer, want bool) {
+		t.Helper()
+		if was, err := w.Leave(ctx, entry().Service, "h1"); err != nil || was != want {
+			t.Fatalf("left %t, %v", was, err)
+		}
+	}
+	leave(old, false) // it has written nothing
+	hold(old, false, true)
+	hold(old, true, false)
+	hold(later, false, true) // it says the same
+	hold(old, true, false)
+	leave(old, false)
+	if got, err := c.client.Get(ctx, base+"shop/web/h1"); err != nil || len(got.Kvs) != 1 || parted(got.Kvs[0].Value) {
+		t.Errorf("%v, %v", got, err)
+	}
+	leave(later, true)
+	hold(old, true, true) // it still lives
+	leave(later, false)
+	leave(old, true)
+}
+
 func TestALeaseIsSharedWithNobodyWhoLosesIt(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, 1, security{})
