@@ -16,7 +16,7 @@ func main() {
 	role := flag.String("role", "", "internal: what this process is")
 	dir := flag.String("dir", "", "internal: the folder of certificates and state")
 	short := flag.Bool("short", false, "measure every row, but each for a short time only")
-	only := flag.String("only", "", "measure one group only: fanout, server, route, merge or registries")
+	only := flag.String("only", "", "measure one group only: fanout, server, route, merge, hosts, registries or consul")
 	wattle := flag.String("wattle", "bin/wattle", "the program whose server is measured")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -24,13 +24,14 @@ type driver struct {
 	dir    string
 	wattle string // the program
 	effort effort
+	short  bool
 	out    table.Rows
 	next   counter
 }
 
 // measure measures every row, or those of one group.
 func measure(ctx context.Context, wattle string, short bool, only string) (err error) {
-	d := &driver{wattle: wattle, effort: effort{changes: 50, rounds: 3, repeats: 5}}
+	d := &driver{wattle: wattle, short: short, effort: effort{changes: 50, rounds: 3, repeats: 5}}
 	if short {
 		d.effort = effort{changes: 15, rounds: 1, repeats: 3}
 	}
@@ -46,7 +47,9 @@ func measure(ctx context.Context, wattle string, short bool, only string) (err e
 		{"server", d.process},
 		{"route", d.route},
 		{"merge", d.merge},
+		{"hosts", d.hosts},
 		{"registries", d.registries},
+		{"consul", d.consul},
 	} {
 		if !strings.HasPrefix(group.name, only) {
 			continue
