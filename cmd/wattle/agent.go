@@ -84,9 +84,10 @@ func runAgent(ctx context.Context, cmd *cobra.Command, cfg *configs.Agent, kind 
 	if err != nil {
 		return err
 	}
+	ready := make(chan struct{})
 	o := agent.Options{
 		Config: cfg, Log: log, Adapter: envoys, Units: systemd.Units{}, Envoys: reach, Crashes: crashes, Credentials: os.Getenv("CREDENTIALS_DIRECTORY"), Socket: sockets.Take(agent.Socket(cfg)),
-		OnReady: func() { tell(log, systemd.Ready) },
+		OnReady: func() { tell(log, systemd.Ready); close(ready) },
 		Say:     func(line string) { tell(log, systemd.Status("%s", line)) },
 	}
 	if a, ok := envoys.(*units.Adapter); ok {
@@ -108,7 +109,25 @@ func runAgent(ctx context.Context, cmd *cobra.Command, cfg *configs.Agent, kind 
 	})
 	g.Go(func() error { return systemd.Watch(ctx, a.Alive) })
 	g.Go(func() error { <-ctx.Done(); tell(log, systemd.Stopping); return nil })
+	g.Go(func() error { settle(ctx, log, ready); return nil })
 	return g.Wait()
+}
+
+// settling is how long after an agent is ready its Envoys have what they need, as a rule: that is a part of its start.
+const settling = 5 * time.Second
+
+// settle gives back what the start needed.
+func settle(ctx context.Context, log *slog.Logger, ready <-chan struct{}) {
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-time.After(settling):
+		giveBack(log)
+	case <-ctx.Done():
+	}
 }
 
 // tell says something to systemd.
