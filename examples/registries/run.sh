@@ -9,20 +9,36 @@ unset AWS_CA_BUNDLE # Nomad's fingerprinting fails with it
 work=$(mktemp -d)
 export TMPDIR=$work # what the others keep goes with it
 
+nomad=http://127.0.2.2:4646
+cgroups=$(ls -d /sys/fs/cgroup/nomad* /sys/fs/cgroup/*/nomad 2>/dev/null || true) # of another Nomad: they stay
+
+# stop ends all, Nomad's job before Nomad: a Nomad that ends leaves its tasks behind.
 stop() {
 	trap '' INT TERM EXIT
+	timeout 20 .bin/nomad job stop -address "$nomad" -purge reviews >/dev/null 2>&1 || true
+	local i
+	for ((i = 0; i < 100; i++)); do
+		pgrep -f "$work/.*/executor.out" >/dev/null || break
+		sleep 0.1
+	done
 	kill $(jobs -p) 2>/dev/null || true
+	[[ ! -f $work/consul.pid ]] || kill -CONT "$(cat "$work/consul.pid")" 2>/dev/null || true # it may hang on purpose
 	wait
+	grep -o " $work/[^ ]*" /proc/mounts | xargs -r umount || true
 	rm -rf "$work" 2>/dev/null || { sleep 1; rm -rf "$work"; }
+	for i in /sys/fs/cgroup/nomad* /sys/fs/cgroup/*/nomad; do
+		[[ ! -d $i || " $cgroups " == *"$i"* ]] || find "$i" -depth -type d -exec rmdir {} + 2>/dev/null || true
+	done
 }
 trap stop EXIT
 trap 'exit 130' INT TERM
 
-# start runs a program in the background; its output is kept for when it fails.
+# start runs a program in the background, in a session of its own: a terminal's Ctrl-C is for this script alone, which ends all
+# in order. Its output is kept for when it fails.
 start() {
 	local name=$1
 	shift
-	"$@" >"$work/$name.log" 2>&1 &
+	setsid "$@" >"$work/$name.log" 2>&1 </dev/null &
 }
 
 # until_it waits until a command succeeds, for a minute.
@@ -52,7 +68,9 @@ consul() {
 }
 
 echo "starting Consul, Nomad, etcd and a name server"
-start consul consul
+export work
+export -f consul
+start consul bash -c consul
 start nomad .bin/nomad agent -dev -config "$here/nomad/agent.json"
 start etcd .bin/etcd --data-dir "$work/etcd" --listen-client-urls http://127.0.2.3:2379 --advertise-client-urls http://127.0.2.3:2379 \
 	--listen-peer-urls http://127.0.2.3:2380 --initial-advertise-peer-urls http://127.0.2.3:2380 --initial-cluster default=http://127.0.2.3:2380
