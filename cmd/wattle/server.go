@@ -145,7 +145,7 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, file 
 		return nil, refuse(cmd.ErrOrStderr(), diags)
 	}
 	streams := xds.Options{
-		Log: log, Metrics: s.metrics, MaxNames: agentNames,
+		Log: log, Metrics: s.metrics, MaxNames: agentNames, Stamp: s.stamp,
 		OnConverged: func(gen uint64, proxies int, took time.Duration, nacked int) {
 			s.loop.Converged(gen, proxies, nacked, took)
 			s.callers.Nudge()
@@ -173,6 +173,7 @@ const (
 	snapshotFolder = "registries"
 	storeFile      = "wattle.db"
 	lostFile       = "store-is-lost"
+	olderFile      = "store-is-older"
 )
 
 // openStore opens the store, or makes it at the first start, before the CA. One that is missing beside a CA was lost:
@@ -189,7 +190,25 @@ func openStore(log *slog.Logger, dir string) (*store.Store, error) {
 		}
 		log.Warn("the store is made anew; what join tokens granted has to be granted again", "store", file)
 	}
-	return store.Open(file)
+	kept, err := store.Open(file)
+	if err == nil && os.Remove(filepath.Join(dir, olderFile)) == nil {
+		if err = kept.Renew(); err == nil {
+			log.Warn("hosts take what this store says from now on, though some may have had more of it", "store", file)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return kept, nil
+}
+
+// stamp says how late it is in the store's life, for agents.
+func (s *server) stamp() xds.Stamp {
+	policy, writes, err := s.store.Stamp()
+	if err != nil {
+		return xds.Stamp{} // the file is closed
+	}
+	return xds.Stamp{Store: s.store.ID(), Policy: policy, Registrations: writes}
 }
 
 // openCA opens the CA, or makes it at the first start, for the trust domain that the policy names. A store that knows

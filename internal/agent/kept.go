@@ -26,24 +26,30 @@ type kept struct {
 	id    string // of the proxy, with the mesh's name: a state of another is not used
 	name  string // of the state
 
-	next   value[[]*translator.Resource] // to be put on the disk; written by the relay
-	failed bool                          // the last attempt has
+	next   value[*state] // to be put on the disk; written by the relay
+	failed bool          // the last attempt has
 }
 
-// load returns what an earlier agent kept. none: there is nothing, or nothing that can be used.
-func (k *kept) load() (all []*translator.Resource) {
+// state is what a server has sent for a proxy, and how late that was. Immutable.
+type state struct {
+	all   []*translator.Resource
+	stamp xds.Stamp
+}
+
+// load returns what an earlier agent kept; nothing, if there is nothing that can be used.
+func (k *kept) load() (all []*translator.Resource, stamp xds.Stamp) {
 	_, faults := k.store.Load(k.name, func(data []byte) error {
-		id, resources, err := xds.Unpack(data)
-		if err == nil && id != k.id {
-			err = fmt.Errorf("it is that of proxy %q", id)
+		p, err := xds.Unpack(data)
+		if err == nil && p.ID != k.id {
+			err = fmt.Errorf("it is that of proxy %q", p.ID)
 		}
-		all = resources
+		all, stamp = p.Resources, p.Stamp
 		return err
 	})
 	for _, fault := range faults {
 		k.log.Error("a state on disk is not used", "proxy", k.id, "error", fault, "instead", instead(all))
 	}
-	return all
+	return all, stamp
 }
 
 func instead(all []*translator.Resource) string {
@@ -58,9 +64,9 @@ func instead(all []*translator.Resource) string {
 func (k *kept) run(ctx context.Context) error {
 	pause := newPause()
 	for {
-		all, changed := k.next.Load()
+		now, changed := k.next.Load()
 		var again <-chan time.Time
-		if all != nil && !k.save(all) {
+		if now != nil && !k.save(now) {
 			again = time.After(pause.NextBackOff())
 		} else {
 			pause.Reset()
@@ -75,8 +81,8 @@ func (k *kept) run(ctx context.Context) error {
 }
 
 // save puts a state on the disk. It is said once that it cannot be, and once that it can be again.
-func (k *kept) save(all []*translator.Resource) bool {
-	err := k.store.Save(k.name, xds.Pack(k.id, all))
+func (k *kept) save(now *state) bool {
+	err := k.store.Save(k.name, xds.Pack(k.id, now.stamp, now.all))
 	k.disk.note(filepath.Join(keptFolder, k.name), err)
 	switch {
 	case err != nil && !k.failed:

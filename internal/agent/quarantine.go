@@ -108,7 +108,7 @@ func (r *relay) pulse(ctx context.Context, p pulse) {
 			r.o.Log.Debug("envoy is well with what it is served, which is on trial", "proxy", r.o.ID)
 		}
 		if g.trial.well(now, served) {
-			if err := r.o.Proven.Save(r.kept.name, xds.Pack(r.kept.id, sorted(served))); err != nil {
+			if err := r.o.Proven.Save(r.kept.name, xds.Pack(r.kept.id, r.horizon.stamp, sorted(served))); err != nil {
 				r.o.Log.Error("a proven state cannot be kept", "proxy", r.o.ID, "error", err)
 			}
 		}
@@ -168,7 +168,7 @@ func (r *relay) goBack(ctx context.Context, why string, last func(context.Contex
 		words += "; its last words: " + strings.Join(lines, " | ")
 	}
 	r.o.Log.Error("what the server sent is in quarantine until it sends something else", "proxy", r.o.ID, "resources", len(to), "error", words)
-	if err := errors.Join(r.o.Proven.Save(r.kept.name, xds.Pack(r.kept.id, sorted(good))), r.o.Barred.Save(r.kept.name, barredOf(r.kept.id, words, to))); err != nil {
+	if err := errors.Join(r.o.Proven.Save(r.kept.name, xds.Pack(r.kept.id, r.horizon.stamp, sorted(good))), r.o.Barred.Save(r.kept.name, barredOf(r.kept.id, words, to))); err != nil {
 		r.o.Log.Error("the quarantine cannot be kept: an agent that starts again has to find it out again", "proxy", r.o.ID, "error", err)
 	}
 	r.answers.bar(to, words)
@@ -213,12 +213,12 @@ func barredOf(proxy, words string, all pins) []byte {
 func (r *relay) restoreTrial(known map[translator.Type]map[string]string) {
 	var faults []error
 	_, wrong := r.o.Proven.Load(r.kept.name, func(data []byte) error {
-		id, all, err := xds.Unpack(data)
-		if err != nil || id != r.kept.id {
-			return errors.Join(err, fmt.Errorf("it is that of proxy %q", id))
+		p, err := xds.Unpack(data)
+		if err != nil || p.ID != r.kept.id {
+			return errors.Join(err, fmt.Errorf("it is that of proxy %q", p.ID))
 		}
 		r.guard.trial.proven = snapshot{}
-		for _, x := range all {
+		for _, x := range p.Resources {
 			r.guard.trial.proven[x.Key] = x
 		}
 		return nil

@@ -72,6 +72,7 @@ type relay struct {
 	ready chan struct{} // closed when Envoy may be answered
 
 	kept      *kept
+	horizon   horizon
 	plan      *translator.Resource // the plan as it came; nil: this relay does not fetch it, or it is empty
 	unkept    bool                 // something came since the state was last handed to kept
 	seen      [translator.NumTypes]bool
@@ -96,6 +97,7 @@ func newRelay(o relayOptions) *relay {
 	r.table = newTable(r.seats.ids)
 	r.kept = &kept{log: o.Log, store: o.Keep, disk: o.Disk, id: o.Node.Now().id.String() + " " + o.ID, name: filepath.Base(o.Dir)}
 	r.guard = newGuard()
+	r.horizon = horizon{log: o.Log.With("proxy", o.ID), alarms: o.Disk.alarms}
 	r.answers = newAnswers(o.Log, o.ID, r.seats)
 	r.local = xds.New(xds.Options{Authorize: r.authorize, OnConverged: r.answers.converged})
 	r.seats.local = r.local
@@ -215,7 +217,9 @@ func (r *relay) loop(ctx context.Context) error {
 func (r *relay) restore() map[translator.Type]map[string]string {
 	known := map[translator.Type]map[string]string{}
 	byType := map[translator.Type]*xds.Response{}
-	for _, x := range r.kept.load() {
+	held, stamp := r.kept.load()
+	r.horizon.stamp = stamp
+	for _, x := range held {
 		if byType[x.Type] == nil {
 			byType[x.Type], known[x.Type] = &xds.Response{Type: x.Type}, map[string]string{}
 		}
@@ -260,16 +264,20 @@ func (r *relay) complete() bool {
 }
 
 // state is all that the server has sent, to be kept.
-func (r *relay) state() []*translator.Resource {
+func (r *relay) state() *state {
 	all := sorted(r.table.received)
 	if r.plan != nil {
 		all = append(all, r.plan)
 	}
-	return all
+	return &state{all, r.horizon.stamp}
 }
 
 // receive brings a response of the server into force.
 func (r *relay) receive(resp *xds.Response) {
+	if err := r.horizon.pass(resp.Stamp); err != nil {
+		resp.Break(err)
+		return
+	}
 	r.seen[resp.Type], r.unkept = true, true
 	if resp.Type == translator.HostPlan {
 		resp.Answer(r.takePlan(resp))

@@ -277,6 +277,7 @@ func newTrialRelay(t *testing.T) (*relay, *int) {
 	}
 	o := relayOptions{
 		Log: slog.New(slog.DiscardHandler), ID: "h1/host", Dir: t.TempDir(), Node: new(value[*credential]),
+		Disk: newDisk(t.TempDir(), &alarms{log: slog.New(slog.DiscardHandler)}),
 		Keep: open("keep"), Proven: open("proven"), Barred: open("barred"),
 		Kill: func(context.Context) error { killed++; return nil },
 	}

@@ -60,6 +60,7 @@ type world struct {
 
 	ca      *ca.CA
 	skew    time.Duration // of the CA's clock, guarded by mu
+	stamp   xds.Stamp     // of what is published, guarded by mu
 	xds     *xds.Server
 	view    *mesh.View
 	catalog *registry.Catalog
@@ -96,7 +97,11 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.xds = xds.New(xds.Options{Authorize: w.authorize})
+	w.xds = xds.New(xds.Options{Authorize: w.authorize, Stamp: func() xds.Stamp {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.stamp
+	}})
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the agent's log:\n%s", w.log)

@@ -3,8 +3,6 @@
 package store
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -113,11 +111,11 @@ func (s *Store) prepare(tx *bbolt.Tx) error {
 	if s.id = string(meta.Get([]byte("id"))); s.id != "" {
 		return nil
 	}
-	id := make([]byte, 16)
-	if _, err := rand.Read(id); err != nil {
+	id, err := newID()
+	if err != nil {
 		return err
 	}
-	s.id = hex.EncodeToString(id)
+	s.id = id
 	return meta.Put([]byte("id"), []byte(s.id))
 }
 

@@ -302,3 +302,50 @@ func TestWhatWasAllottedStays(t *testing.T) {
 		}
 	}
 }
+
+func TestAStampNeverGoesDown(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	s := open(t, dir)
+	var policy, writes uint64
+	later := func() {
+		t.Helper()
+		p, w, err := s.Stamp()
+		if err != nil || p < policy || w < writes {
+			t.Fatalf("%d %d after %d %d, %v", p, w, policy, writes, err)
+		}
+		policy, writes = p, w
+	}
+	later()
+	for _, hash := range []string{"a", "b", "a"} {
+		if _, err := s.Revision(hash); err != nil {
+			t.Fatal(err)
+		}
+		was := writes
+		later()
+		if writes == was {
+			t.Error("a write is not counted")
+		}
+	}
+	if policy != 3 {
+		t.Errorf("policy revision %d", policy)
+	}
+	id := s.ID()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	later()
+	if s.ID() != id {
+		t.Error("it has another id")
+	}
+	if err := s.Renew(); err != nil || s.ID() == id {
+		t.Errorf("%s, %v", s.ID(), err)
+	}
+	renewed := s.ID()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s = open(t, dir); s.ID() != renewed {
+		t.Error("the new id is not kept")
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -58,6 +59,7 @@ type Client struct {
 // clientStream is one stream. Requests are sent under the client's lock.
 type clientStream struct {
 	grpc.ClientStream
+	end context.CancelCauseFunc
 }
 
 // NewClient makes a client that does nothing until Run.
@@ -113,15 +115,15 @@ func Aged(err error) bool {
 
 // stream opens a stream and reads it to its end.
 func (c *Client) stream(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	g, err := c.o.Conn.NewStream(ctx, &discoveryv3.AggregatedDiscoveryService_ServiceDesc.Streams[1],
 		discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResources_FullMethodName,
 		grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(maxReceived), grpc.StaticMethod())
 	if err != nil {
 		return err
 	}
-	s := &clientStream{g}
+	s := &clientStream{g, cancel}
 	if err := c.open(s); err != nil {
 		return err
 	}
@@ -132,12 +134,15 @@ func (c *Client) stream(ctx context.Context) error {
 	for {
 		var in incoming
 		if err := g.RecvMsg(&in); err != nil {
+			if why := context.Cause(ctx); errors.Is(why, errBroken) {
+				err = why
+			}
 			return err
 		}
 		if !in.known {
 			continue
 		}
-		r := &Response{Type: in.typ, Resources: in.resources, Removed: in.removed, c: c, s: s, nonce: in.nonce}
+		r := &Response{Type: in.typ, Stamp: in.stamp, Resources: in.resources, Removed: in.removed, c: c, s: s, nonce: in.nonce}
 		if err := c.o.Handle(r); !errors.Is(err, ErrLater) {
 			r.Answer(err)
 		}
@@ -191,12 +196,25 @@ func (c *Client) close() {
 // Response is one delta response.
 type Response struct {
 	Type      translator.Type
+	Stamp     Stamp                  // zero: the server says none
 	Resources []*translator.Resource // without Variant and Origin
 	Removed   []string
 
 	c     *Client
 	s     *clientStream
 	nonce string
+}
+
+// errBroken is why a stream ends that the caller wants no more of.
+var errBroken = errors.New("the stream is not wanted")
+
+// Break refuses the response and ends the stream: the next one begins with what was taken in before. It may be called from
+// any goroutine.
+func (r *Response) Break(err error) {
+	r.Answer(err)
+	if r.s != nil {
+		r.s.end(fmt.Errorf("%w: %w", errBroken, err))
+	}
 }
 
 // Answer acknowledges the response (nil) or refuses it. Only the first call counts, and none after the stream has

@@ -55,6 +55,7 @@ type incoming struct {
 	typ       translator.Type
 	known     bool
 	nonce     string
+	stamp     Stamp // zero: the server says none
 	resources []*translator.Resource
 	removed   []string
 }
@@ -67,6 +68,8 @@ func (r *incoming) decode(b []byte) error {
 			res := &translator.Resource{Wire: append([]byte{}, v...)}
 			r.resources = append(r.resources, res)
 			return decodeResource(res)
+		case responseVersion:
+			r.stamp, _ = ParseStamp(string(v))
 		case responseTypeURL:
 			r.typ, r.known = typeOf(v)
 		case responseNonce:
@@ -82,10 +85,20 @@ func (r *incoming) decode(b []byte) error {
 	return err
 }
 
+// Packed is what Unpack read.
+type Packed struct {
+	ID        string
+	Stamp     Stamp // zero: none was packed
+	Resources []*translator.Resource
+}
+
 // Pack encodes resources of any types as one message, which Unpack reads: a DeltaDiscoveryResponse whose
-// system_version_info is id.
-func Pack(id string, resources []*translator.Resource) []byte {
+// system_version_info is id, and whose nonce is the stamp.
+func Pack(id string, stamp Stamp, resources []*translator.Resource) []byte {
 	out := appendString(nil, responseVersion, id)
+	if stamp != (Stamp{}) {
+		out = appendString(out, responseNonce, stamp.String())
+	}
 	for _, r := range resources {
 		out = protowire.AppendTag(out, responseResources, protowire.BytesType)
 		out = protowire.AppendBytes(out, r.Wire)
@@ -94,14 +107,16 @@ func Pack(id string, resources []*translator.Resource) []byte {
 }
 
 // Unpack returns what was packed, without Variant and Origin. It keeps no part of b.
-func Unpack(b []byte) (id string, resources []*translator.Resource, err error) {
+func Unpack(b []byte) (p Packed, err error) {
 	err = fields(b, func(num protowire.Number, v []byte) error {
 		switch num {
 		case responseVersion:
-			id = string(v)
+			p.ID = string(v)
+		case responseNonce:
+			p.Stamp, _ = ParseStamp(string(v))
 		case responseResources:
 			res := &translator.Resource{Wire: append([]byte{}, v...)}
-			resources = append(resources, res)
+			p.Resources = append(p.Resources, res)
 			known := false
 			if err := decodeResource(res); err != nil {
 				return err
@@ -124,7 +139,7 @@ func Unpack(b []byte) (id string, resources []*translator.Resource, err error) {
 		}
 		return nil
 	})
-	return id, resources, err
+	return p, err
 }
 
 // decodeResource fills in what res.Wire says of itself.

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"cmp"
 	"hash/maphash"
 	"slices"
 	"strconv"
@@ -47,11 +48,11 @@ type message struct {
 const maxCopied = 16 << 10
 
 // newMessage encodes a response with the entries, which are sorted by seq, and the removed names, which are sorted.
-func newMessage(typ translator.Type, gen uint64, entries []*entry, removed []string) *message {
+func newMessage(typ translator.Type, gen uint64, stamp Stamp, entries []*entry, removed []string) *message {
 	m := &message{typ: typ, gen: gen, removed: removed, entries: slices.Clone(entries), resources: make([]*translator.Resource, len(entries))}
 	nonce := strconv.FormatUint(gen, 10)
 	var b []byte
-	b = appendString(b, responseVersion, nonce)
+	b = appendString(b, responseVersion, cmp.Or(stamp.String(), nonce))
 	b = appendString(b, responseTypeURL, typ.URL())
 	b = appendString(b, responseNonce, nonce)
 	for _, name := range removed {
@@ -101,6 +102,7 @@ const maxShared = 4096
 // mint makes messages, and gives out again one that is still in use when the same content is asked for.
 type mint struct {
 	seed   maphash.Seed
+	stamp  Stamp // of what is made now; constant within a generation
 	gen    uint64
 	shared map[uint64]weak.Pointer[message]
 }
@@ -129,7 +131,7 @@ func (m *mint) message(typ translator.Type, gen uint64, entries []*entry, remove
 	if old != nil && old.typ == typ && slices.Equal(old.entries, entries) && slices.Equal(old.removed, removed) {
 		return old
 	}
-	now := newMessage(typ, gen, entries, removed)
+	now := newMessage(typ, gen, m.stamp, entries, removed)
 	m.shared[key] = weak.Make(now)
 	return now
 }

@@ -26,6 +26,8 @@ type Options struct {
 	Authorize func(ctx context.Context, node *corev3.Node) (proxyID string, err error)
 	// MaxNames bounds the names that a stream may subscribe to in one type. A wildcard is none. 0: 131072.
 	MaxNames int
+	// Stamp, if set, says how late it is, for each Apply. It is called without a lock.
+	Stamp func() Stamp
 	// OnConverged, if set, is called once for each generation, when every stream that it touched has answered it or
 	// ended: how many were sent something, how many of them refused something, and how long it took since Apply. It is
 	// called from a goroutine of the server that holds no lock, never from within Apply and never twice at a time.
@@ -71,8 +73,13 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 // Apply brings changes into the table and has them sent. It does not wait for any stream. The generation it
 // returns is the one that OnConverged names.
 func (s *Server) Apply(c translator.Changes) (gen uint64) {
+	var stamp Stamp
+	if s.o.Stamp != nil {
+		stamp = s.o.Stamp()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.mint.stamp = stamp
 	r := &round{began: time.Now(), waiting: 1}
 	touched := s.apply(c)
 	r.gen = s.gen
