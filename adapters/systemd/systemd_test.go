@@ -51,6 +51,7 @@ type host struct {
 	*systemdtest.Manager
 	log     book
 	crashes chan adapters.Crash
+	stop    func() // ends the adapter
 }
 
 func newHost(t *testing.T) *host {
@@ -65,12 +66,13 @@ func newHost(t *testing.T) *host {
 	ended := make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() { ended <- h.Run(ctx) }()
-	t.Cleanup(func() {
+	h.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(h.stop)
 	return h
 }
 

@@ -60,6 +60,7 @@ func NewManager(t *testing.T, installed ...string) *Manager {
 		"SetUnitProperties":   m.setProperties,
 		"KillUnit":            m.kill,
 		"StopUnit":            func(name, _ string) (dbus.ObjectPath, *dbus.Error) { return m.job("stop", name, "inactive") },
+		"ResetFailedUnit":     m.reset,
 		"GetUnit":             func(name string) (dbus.ObjectPath, *dbus.Error) { return Path(name), nil },
 	}, "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 	if err != nil {
@@ -117,6 +118,15 @@ func (m *Manager) job(what, name, state string) (dbus.ObjectPath, *dbus.Error) {
 		_ = m.conn.Emit("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager.JobRemoved", id, job, name, result)
 	}()
 	return job, nil
+}
+
+// reset forgets that a unit failed.
+func (m *Manager) reset(name string) *dbus.Error {
+	m.mu.Lock()
+	m.done = append(m.done, "reset-failed "+name)
+	m.mu.Unlock()
+	m.Set(name, "inactive")
+	return nil
 }
 
 // Set changes the state of a unit, as if somebody else had.
