@@ -35,6 +35,9 @@ const (
 	barredFolder = "quarantine"
 )
 
+// certsFolder is where in the state folder workloads' keys and certificates are.
+const certsFolder = "certs"
+
 // maxSocketPath is what the kernel allows for a unix socket's path.
 const maxSocketPath = 107
 
@@ -81,6 +84,7 @@ type Agent struct {
 	disk           *disk
 	facts          *ownFacts
 	host           *host // what is shown of it
+	leaver         leaver
 }
 
 // New checks the configuration, makes the folders, and the host's key if there is none yet.
@@ -134,7 +138,7 @@ func New(o Options) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{o: o, node: n, files: files, desk: d, drain: drains, keep: keep, proven: proven, barred: barred, ask: make(chan chan struct{}), disk: state,
-		facts: &ownFacts{log: o.Log, dir: cfg.FactsDir}}
+		facts: &ownFacts{log: o.Log, dir: cfg.FactsDir}, leaver: leaver{ended: make(chan struct{}, 1)}}
 	a.host = &host{a: a}
 	d.host = a.host
 	a.units = &units{log: o.Log, systemd: o.Units, plan: &a.plan, registered: &d.bound}
@@ -145,8 +149,12 @@ func New(o Options) (*Agent, error) {
 	return a, nil
 }
 
-// Join joins the mesh and returns the host's name in it, unless the host has joined before. No agent may run meanwhile.
+// Join joins the mesh and returns the host's name in it. Its error matches ErrJoined if the host has joined before. No agent
+// may run meanwhile.
 func (a *Agent) Join(ctx context.Context) (name string, err error) {
+	if c := a.node.held.Now(); c != nil {
+		return "", Joined(c.id.Name, c.id.TrustDomain)
+	}
 	lock, err := lock(a.o.Config.RunDir)
 	if err != nil {
 		return "", err
@@ -156,19 +164,17 @@ func (a *Agent) Join(ctx context.Context) (name string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if t != nil {
-		if err := a.keepable(); err != nil {
-			return "", err
-		}
-		if err := a.join(ctx, t); err != nil {
-			return "", err
-		}
+	if err := a.keepable(); err != nil {
+		return "", err
+	}
+	if err := a.join(ctx, t); err != nil {
+		return "", err
 	}
 	return a.node.held.Now().id.Name, nil
 }
 
 // Run joins the mesh if the host has not yet, and serves the host until ctx is done. It returns nil then, else why
-// the agent cannot go on: a token that the server refuses, another agent on the same folders.
+// the agent cannot go on: a token that the server refuses, another agent on the same folders, ErrLeft.
 func (a *Agent) Run(ctx context.Context) error {
 	lock, err := lock(a.o.Config.RunDir)
 	if err != nil {
@@ -198,6 +204,14 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		}
 		return a.serve(inner)
+	})
+	g.Go(func() error {
+		select {
+		case <-a.leaver.ended:
+			return ErrLeft
+		case <-inner.Done():
+			return nil
+		}
 	})
 	if a.o.OnReady != nil {
 		a.o.OnReady()
@@ -247,9 +261,11 @@ func (a *Agent) serve(ctx context.Context) error {
 	}
 	defer conn.Close()
 	client := apipb.NewNodeClient(conn)
+	a.leaver.tell.Set(departure(client))
+	defer a.leaver.tell.Set(nil)
 
 	plan := &a.plan
-	certs := &certs{log: log, dir: filepath.Join(cfg.StateDir, "certs"), disk: a.disk, node: a.node, sign: client.Sign}
+	certs := &certs{log: log, dir: filepath.Join(cfg.StateDir, certsFolder), disk: a.disk, node: a.node, sign: client.Sign}
 	checks := &checks{log: log}
 	proxies := &proxies{
 		log: log, adapter: a.o.Adapter, runDir: cfg.RunDir, conn: conn, envoys: a.o.Envoys, keep: a.keep, disk: a.disk, ask: a.ask,

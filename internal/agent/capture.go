@@ -51,6 +51,7 @@ type Capture struct {
 
 const (
 	resolverFolder = "dns"            // in run_dir
+	resolvFolder   = "resolv"         // in state_dir
 	lookAtUnits    = 30 * time.Second // what systemd does not tell of is noticed so soon
 )
 

@@ -61,7 +61,7 @@ type captureFault struct {
 // resolvFile is the resolv.conf of a captured workload's unit. It is in the state folder: the unit may start before the agent
 // when the host boots.
 func resolvFile(stateDir, unit string) string {
-	return filepath.Join(stateDir, "resolv", unit+".conf")
+	return filepath.Join(stateDir, resolvFolder, unit+".conf")
 }
 
 // resolvUnits lists the units that get a resolv.conf of their own, with their workloads: the first that names a unit has it.

@@ -81,12 +81,13 @@ type drains struct {
 	at         value[map[workload]progress] // how far; an entry for each that drains
 	wake       chan struct{}
 
-	mu     sync.Mutex
-	own    map[workload]*ownDrain
-	stops  map[string]string // unit: the run of it that is being stopped
-	number uint64
-	began  time.Time // of run
-	polls  map[workload]*poll
+	mu      sync.Mutex
+	own     map[workload]*ownDrain
+	stops   map[string]string // unit: the run of it that is being stopped
+	departs bool              // the host leaves the mesh
+	number  uint64
+	began   time.Time // of run
+	polls   map[workload]*poll
 }
 
 // ownDrain is what somebody asked for, until it is taken back.
@@ -204,8 +205,11 @@ func (d *drains) settle(plan *planpb.HostPlan, registered map[workload]string, s
 		}
 	}
 	for _, w := range plan.GetWorkloads() {
-		if plan.GetDraining() {
-			why[workloadOf(w)] = cmp.Or(why[workloadOf(w)], "the host is in maintenance")
+		switch key := workloadOf(w); {
+		case plan.GetDraining():
+			why[key] = cmp.Or(why[key], "the host is in maintenance")
+		case d.departs:
+			why[key] = cmp.Or(why[key], "the host leaves the mesh")
 		}
 	}
 	old := d.held.Now()

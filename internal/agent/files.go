@@ -68,17 +68,22 @@ func passable(dir string) (bool, error) {
 	return info.Mode().Perm()&0o001 != 0, nil
 }
 
+// lockFile is in run_dir.
+const lockFile = "agent.lock"
+
+var errTaken = errors.New("another agent runs")
+
 // lock takes a folder for this process: a second agent on it would fight over its sockets. It is let go when the
 // file is closed, by the kernel at the latest.
 func lock(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "agent.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another agent runs with run_dir %s; end it, or give this one a run_dir of its own", dir)
+			return nil, fmt.Errorf("%w with run_dir %s; end it, or give this one a run_dir of its own", errTaken, dir)
 		}
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}

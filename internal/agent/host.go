@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"net/http"
+	"os"
 	"slices"
 	"time"
 
@@ -64,7 +65,7 @@ func (h *host) status() api.HostStatus {
 	a := h.a
 	out := api.HostStatus{
 		Version: a.o.Version, Servers: a.o.Config.Servers, Connected: h.connected.Now(), ClockAhead: configs.Duration(h.ahead.Now()),
-		Time: a.o.Now().UTC(), Facts: a.facts.held.Now(),
+		PID: os.Getpid(), Time: a.o.Now().UTC(), Facts: a.facts.held.Now(),
 	}
 	for _, x := range a.disk.alarms.held.Now() {
 		out.Alarms = append(out.Alarms, api.Alarm{Name: x.GetName(), Text: x.GetText()})

@@ -21,6 +21,14 @@ const callLimit = 10 * time.Second
 // Trying again is of no use until somebody gives it another one.
 var ErrNotJoined = errors.New("this host has not joined a mesh")
 
+// ErrJoined is what Join's error matches when there is nothing to join.
+var ErrJoined = errors.New("this host is a member of a mesh already")
+
+// Joined says of which.
+func Joined(node, trustDomain string) error {
+	return fmt.Errorf("%w: it is %s of %s; wattle agent leave takes it out of that, and -force does if no server of it answers any more", ErrJoined, node, trustDomain)
+}
+
 // ticket is a join token, and its text, which the server wants to see.
 type ticket struct {
 	api.Token

@@ -61,6 +61,20 @@ func (n *nodeService) Sign(ctx context.Context, req *apipb.SignRequest) (*apipb.
 	return w.certify(id, req.GetCsr())
 }
 
+func (n *nodeService) Leave(ctx context.Context, _ *apipb.LeaveRequest) (*apipb.LeaveResponse, error) {
+	w := n.w
+	if _, err := w.caller(ctx); err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.gone {
+		return nil, status.Error(codes.PermissionDenied, "node h1 left the mesh")
+	}
+	w.gone = true
+	return &apipb.LeaveResponse{Registrations: 2}, nil
+}
+
 func (w *world) certify(identity string, csr []byte) (*apipb.SignResponse, error) {
 	id, err := spiffe.Parse(identity)
 	if err != nil {

@@ -34,6 +34,7 @@ func (d *desk) handler() http.Handler {
 			return d.host.reach(r.Context())
 		}))
 		mux.Handle("GET /metrics", d.host.metrics())
+		mux.HandleFunc("POST /v1/leave", d.paced(d.leave))
 	}
 	one := "/v1/services/{namespace}/{name}/{instance}"
 	mux.HandleFunc("GET "+one, d.on(func(_ client, key workload, _ *http.Request) (any, error) {

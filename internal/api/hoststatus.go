@@ -12,6 +12,7 @@ type HostStatus struct {
 	Node         string            `json:"node"`                   // empty: it has not joined
 	TrustDomain  string            `json:"trust_domain,omitempty"` //
 	Version      string            `json:"version"`                // of the agent
+	PID          int               `json:"pid"`                    // of the agent
 	Servers      []string          `json:"servers"`                // of the configuration
 	Connected    bool              `json:"connected"`              // a server answers reports
 	Planned      bool              `json:"planned"`                // it is known what the host runs
