@@ -28,7 +28,7 @@ wattle ca issue made, keeps the host's keys and certificates, serves the host's 
 checks the workloads' health and reports it. It needs no server to go on with what it has.`,
 		Args: args(cobra.NoArgs),
 	}
-	file := cmd.Flags().String("config", "/etc/wattle/agent.hcl", "the agent's configuration `FILE`")
+	file := cmd.Flags().String("config", agentFile, "the agent's configuration `FILE`")
 	adapter := cmd.Flags().String("adapter", "process", "what runs the Envoys: `KIND` process, or systemd with units")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, diags := configs.LoadAgent(*file)
@@ -37,7 +37,7 @@ checks the workloads' health and reports it. It needs no server to go on with wh
 		}
 		return runAgent(cmd.Context(), cmd, cfg, *adapter)
 	}
-	cmd.AddCommand(newAgentJoin())
+	cmd.AddCommand(newAgentJoin(), newAgentLeave())
 	return cmd
 }
 
@@ -110,7 +110,11 @@ func runAgent(ctx context.Context, cmd *cobra.Command, cfg *configs.Agent, kind 
 	g.Go(func() error { return systemd.Watch(ctx, a.Alive) })
 	g.Go(func() error { <-ctx.Done(); tell(log, systemd.Stopping); return nil })
 	g.Go(func() error { settle(ctx, log, ready); return nil })
-	return g.Wait()
+	if err := g.Wait(); !errors.Is(err, agent.ErrLeft) {
+		return err
+	}
+	log.Info("the host has left the mesh, and its agent ends")
+	return nil
 }
 
 // settling is how long after an agent is ready its Envoys have what they need, as a rule: that is a part of its start.

@@ -22,10 +22,11 @@ func newAgentJoin() *cobra.Command {
 		Short: "Make this host a member of the mesh",
 		Long: `Join trades a token of wattle token create for the host's certificate, once, and writes the servers into the agent's
 configuration file. The token says which server to believe: it holds the hash of the CA's key. The host's own key is made
-here and stays here. After that start the agent; the token file is of no use any more.`,
+here and stays here. After that start the agent; the token file is of no use any more. A host that is a member has to leave
+first, wattle agent leave.`,
 		Args: args(cobra.NoArgs),
 	}
-	file := cmd.Flags().String("config", "/etc/wattle/agent.hcl", "the agent's configuration `FILE`")
+	file := cmd.Flags().String("config", agentFile, "the agent's configuration `FILE`")
 	servers := cmd.Flags().StringSlice("server", nil, "the servers, `HOST:PORT`, separated by commas (default those of the configuration)")
 	token := cmd.Flags().String("token-file", "", "the `FILE` with the join token (default that of the configuration)")
 	limit := cmd.Flags().Duration("timeout", 30*time.Second, "how long to try")
@@ -33,6 +34,11 @@ here and stays here. After that start the agent; the token file is of no use any
 		text, err := os.ReadFile(*file)
 		if err != nil {
 			return err
+		}
+		if cfg, diags := configs.LoadAgent(*file); !diags.HasErrors() {
+			if node, td, err := agent.Member(cfg); err == nil && node != "" {
+				return &invalid{agent.Joined(node, td)}
+			}
 		}
 		if len(*servers) > 0 {
 			next, err := configs.WithServers(text, *servers)
@@ -58,7 +64,7 @@ here and stays here. After that start the agent; the token file is of no use any
 		defer cancel()
 		name, err := a.Join(ctx)
 		switch {
-		case errors.Is(err, agent.ErrNotJoined):
+		case errors.Is(err, agent.ErrNotJoined), errors.Is(err, agent.ErrJoined):
 			return &invalid{err}
 		case err != nil && ctx.Err() != nil:
 			return context.Cause(ctx)

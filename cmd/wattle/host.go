@@ -15,8 +15,8 @@ import (
 const hostPoll = 200 * time.Millisecond
 
 func newHost() *cobra.Command {
-	cmd := &cobra.Command{Use: "host", Short: "List hosts, and take them into maintenance"}
-	cmd.AddCommand(newHostList(), newHostDrain(), newHostUndrain())
+	cmd := &cobra.Command{Use: "host", Short: "List hosts, take them into maintenance, remove them"}
+	cmd.AddCommand(newHostList(), newHostDrain(), newHostUndrain(), newHostRemove())
 	return cmd
 }
 
@@ -128,6 +128,41 @@ func newHostUndrain() *cobra.Command {
 			return errors.New("the server did not do it")
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "%s is not in maintenance\n", got.Name)
+		return nil
+	}
+	return cmd
+}
+
+func newHostRemove() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "remove NAME",
+		Short: "Remove a host that is gone for good",
+		Long: `Remove has the server forget the host NAME: its registrations, its grant, its maintenance. Its certificates open nothing any
+more, until it has joined again with a new token. What a host block of the policy says of it stays: remove that, too.
+
+A host that is there leaves by itself: wattle agent leave drains it before. One whose agent is connected is removed with -force only;
+callers have no time to leave it then.`,
+		Args: args(cobra.ExactArgs(1)),
+	}
+	client := writeFlags(cmd)
+	force := cmd.Flags().Bool("force", false, "remove it though its agent is connected")
+	cmd.RunE = func(cmd *cobra.Command, a []string) error {
+		c := client()
+		defer c.Close()
+		if !*force {
+			now, err := c.Node(cmd.Context(), a[0])
+			if err != nil {
+				return err
+			}
+			if now.Reporting {
+				return fmt.Errorf("the agent of %s is connected: say wattle agent leave there, or remove it with -force", now.Name)
+			}
+		}
+		got, err := c.ForgetNode(cmd.Context(), a[0])
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s is removed, and %d registrations with it\n", a[0], got.Registrations)
 		return nil
 	}
 	return cmd
