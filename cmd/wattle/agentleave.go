@@ -24,10 +24,10 @@ import (
 )
 
 const (
-	agentFile  = "/etc/wattle/agent.hcl" // of the unit
-	agentUnit  = "wattle-agent.service"
-	askLimit   = 5 * time.Second // for an agent to answer, which may be starting
-	endedAgain = 50 * time.Millisecond
+	agentFile     = "/etc/wattle/agent.hcl" // of the unit
+	agentUnit     = "wattle-agent.service"
+	leaveAskLimit = 5 * time.Second // for an agent to answer, which may be starting
+	endedAgain    = 50 * time.Millisecond
 )
 
 func newAgentLeave() *cobra.Command {
@@ -82,7 +82,7 @@ func (l *leave) run(ctx context.Context) error {
 	}
 	asks := api.NewClient(api.ClientOptions{Address: "unix:" + agent.Socket(l.cfg), Agent: true})
 	defer asks.Close()
-	short, cancel := context.WithTimeout(ctx, askLimit)
+	short, cancel := context.WithTimeout(ctx, leaveAskLimit)
 	defer cancel()
 	host, dead := asks.Host(short)
 	if dead != nil && !l.force {
@@ -95,7 +95,7 @@ func (l *leave) run(ctx context.Context) error {
 	}
 	why := dead
 	if dead == nil {
-		left, err := asks.Leave(ctx, api.HostLeave{Wait: configs.Duration(l.wait), Force: l.force, End: !managed})
+		left, err := asks.LeaveMesh(ctx, api.HostLeave{Wait: configs.Duration(l.wait), Force: l.force, End: !managed})
 		if err != nil {
 			return err
 		}

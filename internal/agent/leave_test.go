@@ -49,7 +49,7 @@ func TestAHostLeavesWithoutATraceAndJoinsAgain(t *testing.T) {
 		t.Errorf("what an agent uses was to be removed: %v", err)
 	}
 
-	left, err := c.Leave(t.Context(), api.HostLeave{Wait: configs.Duration(20 * time.Second), End: true})
+	left, err := c.LeaveMesh(t.Context(), api.HostLeave{Wait: configs.Duration(20 * time.Second), End: true})
 	if err != nil || left.Node != "h1" || !left.Told || left.Registrations != 2 {
 		t.Fatalf("%+v, %v", left, err)
 	}
@@ -101,17 +101,17 @@ func TestAHostStaysIfNoServerIsTold(t *testing.T) {
 	w.join()
 	w.answers("ADDR:10080", 200)
 	w.stop()
-	_, err := c.Leave(t.Context(), api.HostLeave{})
+	_, err := c.LeaveMesh(t.Context(), api.HostLeave{})
 	wantFault(t, "no server", err, http.StatusServiceUnavailable, "", "wattle host remove h1")
 	w.answers("ADDR:10080", 200) // it takes requests again
-	left, err := c.Leave(t.Context(), api.HostLeave{Force: true})
+	left, err := c.LeaveMesh(t.Context(), api.HostLeave{Force: true})
 	if err != nil || left.Told || left.Error == "" {
 		t.Errorf("with force: %+v, %v", left, err)
 	}
 	w.listen()
 	w.gone = true // an operator has said so
 	w.wait("the host to hear that it is forgotten", func() error {
-		left, err := c.Leave(t.Context(), api.HostLeave{})
+		left, err := c.LeaveMesh(t.Context(), api.HostLeave{})
 		if err == nil && (!left.Told || !strings.Contains(left.Error, "left the mesh")) {
 			err = fmt.Errorf("%+v", left)
 		}

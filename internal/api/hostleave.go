@@ -28,8 +28,8 @@ type HostLeft struct {
 	Error         string        `json:"error,omitempty"` // why the server was not told
 }
 
-// Leave has an agent drain its host and tell the server that it leaves the mesh.
-func (c *Client) Leave(ctx context.Context, r HostLeave) (HostLeft, error) {
+// LeaveMesh has an agent drain its host and tell the server that it leaves the mesh.
+func (c *Client) LeaveMesh(ctx context.Context, r HostLeave) (HostLeft, error) {
 	return post[HostLeft](ctx, c, "/v1/leave", r)
 }
 
