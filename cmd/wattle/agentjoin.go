@@ -56,7 +56,11 @@ first, wattle agent leave.`,
 		if *token != "" {
 			cfg.Token, cfg.TokenFile = "", *token
 		}
-		a, err := agent.New(agent.Options{Config: cfg, Log: newLog(cmd.ErrOrStderr(), cfg.LogLevel, cfg.LogFormat)})
+		now, err := clock()
+		if err != nil {
+			return err
+		}
+		a, err := agent.New(agent.Options{Config: cfg, Now: now, Log: newLog(cmd.ErrOrStderr(), cfg.LogLevel, cfg.LogFormat)})
 		if err != nil {
 			return err
 		}

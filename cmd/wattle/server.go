@@ -226,7 +226,11 @@ func openCA(cmd *cobra.Command, cfg *configs.Server, vars configs.Options, kept 
 		}
 		trustDomain = policy.Mesh.TrustDomain
 	}
-	c, err := ca.Open(dir, trustDomain, time.Now)
+	now, err := clock()
+	if err != nil {
+		return nil, err
+	}
+	c, err := ca.Open(dir, trustDomain, now)
 	if err != nil {
 		return nil, err
 	}

@@ -61,6 +61,11 @@ func (w *world) workloadLife(ctx context.Context, d time.Duration) error {
 	if _, err := w.server.run(ctx, "sh", "-c", fmt.Sprintf(set, d, serverUnit)); err != nil {
 		return err
 	}
+	return w.freshCertificates(ctx)
+}
+
+// freshCertificates has the hosts get new certificates of their workloads, and waits until they have.
+func (w *world) freshCertificates(ctx context.Context) error {
 	for _, h := range []*host{w.callee, w.caller} {
 		const fresh = "rm /var/lib/wattle/agent/certs/* && systemctl restart " + agentUnit
 		if _, err := h.run(ctx, "sh", "-c", fresh); err != nil {

@@ -24,6 +24,7 @@ var faults = []fault{
 	{"packet loss", packetLoss},
 	{"disk full on a host", hostDiskFull},
 	{"disk full on the server", serverDiskFull},
+	{"clocks wrong", clocksWrong},
 	{"agents dead, first calls", firstCalls},
 	{"capture", captured},
 	{"rights and resources", rights},

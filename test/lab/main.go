@@ -100,8 +100,8 @@ func run(ctx context.Context, role, to, only string, side time.Duration) (err er
 }
 
 // compile builds a program of this repository.
-func compile(ctx context.Context, file, pkg string) error {
-	build := exec.CommandContext(ctx, "go", "build", "-o", file, pkg)
+func compile(ctx context.Context, file, pkg string, flags ...string) error {
+	build := exec.CommandContext(ctx, "go", append(append([]string{"build"}, flags...), "-o", file, pkg)...)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w: %s", pkg, err, out)

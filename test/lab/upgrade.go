@@ -18,11 +18,11 @@ func proxyUpgrade(ctx context.Context, w *world) error {
 	hosts := []*host{w.callee, w.caller}
 	err = w.unharmed(ctx, "wattle proxy upgrade on both hosts", func() error {
 		for _, h := range hosts {
-			if err := h.install(envoy, "/root/envoy"); err != nil {
+			if err := h.install(envoy, "/opt/envoy"); err != nil {
 				return err
 			}
 			// What follows a program in its file is not loaded.
-			const over = "echo upgraded >>/root/envoy && wattle proxy upgrade -host -envoy /root/envoy -soak 3s && cmp /root/envoy /usr/bin/envoy && " + runsIt
+			const over = "echo upgraded >>/opt/envoy && wattle proxy upgrade -host -envoy /opt/envoy -soak 3s && cmp /opt/envoy /usr/bin/envoy && " + runsIt
 			if _, err := h.run(ctx, "sh", "-ec", over); err != nil {
 				return err
 			}
@@ -32,20 +32,20 @@ func proxyUpgrade(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
-	const speaks = "#!/bin/sh\ncase $1 in --version | --hot-restart-version) exec /root/envoy $1 ;; esac\n"
+	const speaks = "#!/bin/sh\ncase $1 in --version | --hot-restart-version) exec /opt/envoy $1 ;; esac\n"
 	fails := func(then, why string) func() error {
 		return func() error {
 			for _, h := range hosts {
-				if err := h.write("/root/faulty", speaks+then, 0o755); err != nil {
+				if err := h.write("/opt/faulty", speaks+then, 0o755); err != nil {
 					return err
 				}
-				out, err := h.run(ctx, "sh", "-c", "wattle proxy upgrade -host -envoy /root/faulty -soak 8s 2>&1; echo exit $?")
+				out, err := h.run(ctx, "sh", "-c", "wattle proxy upgrade -host -envoy /opt/faulty -soak 8s 2>&1; echo exit $?")
 				if err == nil && (!strings.Contains(out, why) || !strings.HasSuffix(out, "exit 1")) {
 					err = errors.New("it says: " + out)
 				}
 				if err == nil {
 					err = until(ctx, settle, "it runs the Envoy of before", func() error {
-						_, err := h.run(ctx, "sh", "-ec", "cmp /root/envoy /usr/bin/envoy && "+runsIt)
+						_, err := h.run(ctx, "sh", "-ec", "cmp /opt/envoy /usr/bin/envoy && "+runsIt)
 						return err
 					})
 				}
@@ -59,7 +59,7 @@ func proxyUpgrade(ctx context.Context, w *world) error {
 	if err := w.unharmed(ctx, "wattle proxy upgrade to an Envoy that ends at once, taken back", fails("exit 1\n", "went back")); err != nil {
 		return err
 	}
-	o, err := w.under(ctx, fails("(sleep 3; kill -9 $$) >/dev/null 2>&1 &\nexec /root/envoy \"$@\"\n", "the new Envoy"))
+	o, err := w.under(ctx, fails("(sleep 3; kill -9 $$) >/dev/null 2>&1 &\nexec /opt/envoy \"$@\"\n", "the new Envoy"))
 	if err != nil {
 		return err
 	}
