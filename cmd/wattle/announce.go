@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/wattle-mesh/wattle/internal/pipeline"
@@ -14,7 +17,7 @@ import (
 const sayAgain = 5 * time.Second
 
 // announce tells systemd how a server is: ready when there is something to serve, then in a line for systemctl status whatever
-// changes.
+// changes. On SIGHUP, which is systemctl reload, it has the server's file read again; that also happens whenever it changes.
 func announce(ctx context.Context, s *server) {
 	tell(s.log, systemd.Status("waiting for the registries' first sets and a valid policy"))
 	defer tell(s.log, systemd.Stopping)
@@ -25,9 +28,21 @@ func announce(ctx context.Context, s *server) {
 	}
 	said := serving(s.loop.State(), s.xds.Proxies())
 	tell(s.log, systemd.Ready, systemd.Status("%s", said))
+	reload := make(chan os.Signal, 1)
+	if systemd.IsUnit() { // else it is the end
+		signal.Notify(reload, syscall.SIGHUP)
+		defer signal.Stop(reload)
+	}
 	for ticker := time.NewTicker(sayAgain); ; {
 		select {
 		case <-ticker.C:
+		case <-reload:
+			tell(s.log, systemd.BeginReload()...)
+			s.file.reload()
+			s.loop.Nudge()
+			said = serving(s.loop.State(), s.xds.Proxies())
+			tell(s.log, systemd.Ready, systemd.Status("%s", said))
+			s.log.Info("the server's file was read again", "file", s.file.path)
 		case <-ctx.Done():
 			ticker.Stop()
 			return

@@ -11,6 +11,8 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
+
+	"github.com/wattle-mesh/wattle/internal/systemd"
 )
 
 // Exit codes: what scripts can rely on.
@@ -23,7 +25,7 @@ const (
 func main() {
 	runtime.MemProfileRate = 0 // nobody reads the profile, whose tables would take a megabyte
 	ends := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) { // nohup
+	if !signal.Ignored(syscall.SIGHUP) && !systemd.IsUnit() { // nohup; a unit has no terminal, and SIGHUP is a reload
 		ends = append(ends, syscall.SIGHUP) // the terminal was closed
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), ends...)

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
 )
 
 // What systemd is told (sd_notify).
@@ -23,6 +25,16 @@ func Status(format string, args ...any) string { return "STATUS=" + fmt.Sprintf(
 
 // MainPID makes another process the unit's main one.
 func MainPID(pid int) string { return fmt.Sprintf("MAINPID=%d", pid) }
+
+// BeginReload begins a reload; Ready ends it. systemd wants to know since when, by a clock that nobody sets.
+func BeginReload() []string {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // there is one
+	return []string{Reloading, fmt.Sprintf("MONOTONIC_USEC=%d", now.Nano()/1000)}
+}
+
+// IsUnit reports whether this process is the one of a unit that tells systemd how it is.
+func IsUnit() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
 
 // Notify tells systemd. A process that is no unit's tells nobody.
 func Notify(lines ...string) error {

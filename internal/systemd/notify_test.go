@@ -44,7 +44,21 @@ func TestSystemdIsTold(t *testing.T) {
 	if got, err := next(t, c, time.Second); err != nil || got != "READY=1\nMAINPID=42\nSTATUS=2 proxies" {
 		t.Errorf("%q, %v", got, err)
 	}
+	if err := Notify(BeginReload()...); err != nil {
+		t.Fatal(err)
+	}
+	got, err := next(t, c, time.Second)
+	usec, found := strings.CutPrefix(got, "RELOADING=1\nMONOTONIC_USEC=")
+	if n, bad := strconv.ParseUint(usec, 10, 64); err != nil || bad != nil || !found || n == 0 {
+		t.Errorf("%q, %v", got, err)
+	}
+	if !IsUnit() {
+		t.Error("it is no unit")
+	}
 	t.Setenv("NOTIFY_SOCKET", "")
+	if IsUnit() {
+		t.Error("it is a unit without systemd")
+	}
 	if err := Notify(Ready); err != nil {
 		t.Errorf("without systemd: %v", err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -32,6 +33,40 @@ func (w *world) doctors(ctx context.Context) error {
 	return err
 }
 
+// reloaded has the server read its file again by systemctl reload: it is the same process after that, and says how it is.
+func (w *world) reloaded(ctx context.Context) error {
+	before, err := w.server.mainPID(ctx, serverUnit)
+	if err != nil {
+		return err
+	}
+	if _, err := w.server.run(ctx, "systemctl", "reload", serverUnit); err != nil {
+		return err
+	}
+	err = until(ctx, settle, "the server has read its file again", func() error {
+		_, err := w.server.run(ctx, "sh", "-ec", "journalctl -u wattle-server | grep -q 'file was read again'; systemctl is-active -q wattle-server")
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	after, err := w.server.mainPID(ctx, serverUnit)
+	if err != nil || after != before {
+		return fmt.Errorf("the server is another process after a reload: %d, %w", after, err)
+	}
+	return w.server.statusText(ctx, serverUnit, "serves revision")
+}
+
+// statusText waits until a unit says that of itself.
+func (h *host) statusText(ctx context.Context, unit, want string) error {
+	return until(ctx, settle, unit+" says "+want, func() error {
+		got, err := h.property(ctx, unit, "StatusText")
+		if err == nil && !strings.Contains(got, want) {
+			err = errors.New(got)
+		}
+		return err
+	})
+}
+
 // units has systemd judge the units, and wattle doctor the hosts.
 func units(ctx context.Context, w *world) error {
 	for _, u := range []struct {
@@ -55,5 +90,5 @@ func units(ctx context.Context, w *world) error {
 		return err
 	}
 	w.rows.Require("systemd-analyze verify", float64(len(strings.Fields(out))), "complaints", 0)
-	return w.doctors(ctx)
+	return errors.Join(w.reloaded(ctx), w.doctors(ctx))
 }
