@@ -142,7 +142,7 @@ func TestKillPoints(t *testing.T) {
 			}
 			saved = i
 		}
-		after := &Store{"/s", m.afterPowerCut(r)}
+		after := &Store{"/s", m.afterPowerCut(func(n int) int { return r.IntN(n + 1) })}
 		data, _ := after.Load("host", any)
 		i := slices.Index(states, string(data))
 		if data == nil && saved < 0 {
@@ -152,6 +152,39 @@ func TestKillPoints(t *testing.T) {
 			t.Fatalf("seed %d: loaded %q; %d of %d saves have returned", seed, data, saved+1, len(states))
 		}
 		save(t, after, "host", "next")
+	}
+}
+
+// TestEveryPrefix cuts the power after each step of a history of saves, with each number of renames that the disk may have taken
+// since the folder was synced, and each length of a file whose write it cut.
+func TestEveryPrefix(t *testing.T) {
+	const saves, steps = 4, 6 // of one save: three of the write, two renames, one sync
+	for fuel := 1; fuel <= saves*steps+1; fuel++ {
+		for taken := 0; ; taken++ {
+			m := &memory{fuel: fuel}
+			s := &Store{"/s", m}
+			states, saved := []string{}, -1
+			for i := range saves {
+				states = append(states, fmt.Sprintf("state %d", i))
+				if s.Save("host", []byte(states[i])) != nil {
+					break
+				}
+				saved = i
+			}
+			more := false
+			after := &Store{"/s", m.afterPowerCut(func(n int) int {
+				more = more || taken < n
+				return min(taken, n)
+			})}
+			data, _ := after.Load("host", any)
+			i := slices.Index(states, string(data))
+			if data == nil && saved >= 0 || data != nil && (i < saved || i > saved+1) {
+				t.Fatalf("after step %d, of which the disk took %d: %q; %d saves have returned", fuel, taken, data, saved+1)
+			}
+			if !more {
+				break
+			}
+		}
 	}
 }
 
@@ -236,18 +269,18 @@ func (m *memory) sync(string) error {
 
 func (m *memory) list(string) ([]string, error) { return slices.Sorted(maps.Keys(m.files)), nil }
 
-// afterPowerCut is what is there when the power is back.
-func (m *memory) afterPowerCut(r *rand.Rand) *memory {
+// afterPowerCut is what is there when the power is back; upTo says how much of n things the disk took.
+func (m *memory) afterPowerCut(upTo func(n int) int) *memory {
 	files := maps.Clone(m.durable)
 	fresh := "/s/host" + fresh
 	if text, ok := m.files[fresh]; ok { // it was never renamed: as much of it as the disk took
 		if m.partial[fresh] {
-			text = text[:r.IntN(len(text)+1)]
+			text = text[:upTo(len(text))]
 		}
 		files[fresh] = text
 	}
 	content := maps.Clone(m.files)
-	for _, step := range m.renames[:r.IntN(len(m.renames)+1)] {
+	for _, step := range m.renames[:upTo(len(m.renames))] {
 		text, ok := files[step[0]]
 		if !ok { // the new file, which was synced before it was renamed
 			text = content[step[1]]
