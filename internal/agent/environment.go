@@ -9,6 +9,7 @@ import (
 
 	"github.com/wattle-mesh/wattle/adapters"
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
+	"github.com/wattle-mesh/wattle/internal/systemd"
 )
 
 // withUnits adds to what workloads get what their units do: an order after their proxies, a companion that drains them, and
@@ -21,7 +22,7 @@ func withUnits(w *adapters.Workloads, plan *planpb.HostPlan, registered map[work
 	bound := boundUnits(plan, registered)
 	for _, x := range plan.GetWorkloads() {
 		name := bound[workloadOf(x)]
-		if name == "" {
+		if name == "" || systemd.Template(name) { // a drop-in of a template is one of all its instances
 			continue
 		}
 		u := units[name]

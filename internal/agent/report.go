@@ -220,7 +220,7 @@ func (r *reporter) complete(f facts) bool {
 
 // report makes the whole report, with every workload of the plan.
 func (r *reporter) report(f facts) *apipb.ReportRequest {
-	out := &apipb.ReportRequest{Address: r.address, Registrations: f.local.list, Unknown: f.local.unknown, Problems: withFaults(f.local.problems, f.faults), Revision: f.local.revision,
+	out := &apipb.ReportRequest{Address: r.address, Registrations: f.local.list, Unknown: f.local.unknown, Problems: withFaults(f.local.problems, append(f.states.diagnostics(), f.faults...)), Revision: f.local.revision,
 		Facts: f.host, Alarms: f.alarms, ClockAhead: int64(f.ahead / time.Second)}
 	now := map[workload]health{}
 	for _, w := range f.plan.GetWorkloads() {

@@ -3,11 +3,14 @@ package agent
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
 	"github.com/wattle-mesh/wattle/internal/systemd"
 )
@@ -104,15 +107,58 @@ func (u *units) list(ctx context.Context) {
 // tell logs what a person should know of units.
 func (u *units) tell(was, now map[string]systemd.State) {
 	for _, unit := range slices.Sorted(maps.Keys(now)) {
-		s, before := now[unit], was[unit]
-		switch {
-		case s.Load != "loaded" && s.Load != before.Load:
-			u.log.Warn("systemd cannot run the unit of a workload, which counts as unhealthy", "unit", unit, "state", s.String(), "remedy", "systemctl status "+unit)
-		case s.Socket != "" && s.Socket != before.Socket:
-			u.log.Warn("a workload's unit is started by a socket, and counts as healthy while that listens: to keep requests away, stop the socket first",
-				"unit", unit, "socket", s.Socket)
+		before := oddities(unit, was[unit])
+		if _, known := was[unit]; !known {
+			before = nil
+		}
+		for _, o := range oddities(unit, now[unit]) {
+			if !slices.Contains(before, o) {
+				u.log.Warn("a workload's unit is not as it should be", "unit", unit, "fault", o.what, "remedy", o.remedy)
+			}
 		}
 	}
+}
+
+// codeUnit is of workloads' units that cannot be drained or judged as they should be.
+const codeUnit = "W5021"
+
+// oddity is what is wrong with a unit.
+type oddity struct{ what, remedy string }
+
+// oddities lists what keeps a unit's workloads from being drained, or from being judged by its state.
+func oddities(unit string, s systemd.State) (out []oddity) {
+	add := func(what, remedy string) { out = append(out, oddity{what, remedy}) }
+	switch {
+	case systemd.Template(unit):
+		add(unit+" is a template without an instance, which never runs: its workloads count as unhealthy", fmt.Sprintf("Write which one it is: unit = %q.", strings.Replace(unit, "@.", "@NAME.", 1)))
+	case s.Load == "not-found":
+		add("systemd knows no unit "+unit+": its workloads count as unhealthy", "Is it written right? One of a user's own systemd (systemctl --user) cannot be followed: leave unit out, and declare a check.")
+	case s.Load != "loaded":
+		add(fmt.Sprintf("systemd cannot run %s (%s): its workloads count as unhealthy", unit, s.Load), "systemctl status "+unit+" says why.")
+	}
+	if s.Socket != "" {
+		add(fmt.Sprintf("%s is started by %s, and counts as healthy while that listens", unit, s.Socket), "To keep requests away stop the socket first, or drain it by name: wattle service drain.")
+	}
+	if s.KillMode == "none" {
+		add("a stop of "+unit+" ends no process (KillMode=none): the application may go on when its workloads have drained", "Leave KillMode out, or say KillMode=mixed.")
+	}
+	if s.Drains {
+		add(unit+" runs wattle service drain when it is stopped, which its companion does before", "Leave that ExecStop out.")
+	}
+	return out
+}
+
+// diagnostics is what the server is told of units.
+func (s *unitStates) diagnostics() (out configs.Diagnostics) {
+	if s == nil {
+		return nil
+	}
+	for _, unit := range slices.Sorted(maps.Keys(s.of)) {
+		for _, o := range oddities(unit, s.of[unit]) {
+			out = append(out, configs.NewDiagnostic(configs.Warning, codeUnit, "the host's agent", o.what, o.remedy))
+		}
+	}
+	return out
 }
 
 // state returns how a unit is, and whether that is known.

@@ -3,6 +3,7 @@ package systemd
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
 )
 
 // lookAgain is how soon the states of units are read again though no signal came.
@@ -22,7 +24,15 @@ type State struct {
 	Active     string // "active", "activating", "deactivating", "inactive", "failed", ...
 	Invocation string // of the current run, or the last one
 	Socket     string // a socket unit that listens and starts it when somebody connects; empty: there is none
+	KillMode   string // which of its processes a stop ends: "control-group", "mixed", "process", "none"
+	Drains     bool   // it runs wattle service drain itself when it is stopped
 }
+
+// template is the Load of a unit that lacks its instance: systemd runs none of that name.
+const template = "template"
+
+// Template reports whether a unit's name lacks its instance: "web@.service".
+func Template(unit string) bool { return strings.HasSuffix(unit, "@.service") }
 
 // Runs reports whether the unit's processes are there, as far as systemd knows.
 func (s State) Runs() bool {
@@ -137,7 +147,13 @@ func (w *watch) look(ctx context.Context, conn *dbus.Conn, units []string) (map[
 
 // read asks how a unit is, and which socket units start it.
 func read(ctx context.Context, conn *dbus.Conn, unit string) (s State, sockets []string, err error) {
+	if Template(unit) {
+		return State{Load: template, Active: "inactive"}, nil, nil
+	}
 	props, err := conn.GetUnitPropertiesContext(ctx, unit)
+	if unknown(err) { // no unit can have that name
+		return State{Load: "not-found", Active: "inactive"}, nil, nil
+	}
 	if err != nil {
 		return s, nil, fmt.Errorf("systemd: %s: %w", unit, err)
 	}
@@ -145,6 +161,11 @@ func read(ctx context.Context, conn *dbus.Conn, unit string) (s State, sockets [
 	s.Active, _ = props["ActiveState"].(string)
 	if id, ok := props["InvocationID"].([]byte); ok {
 		s.Invocation = hex.EncodeToString(id)
+	}
+	if s.Load == "loaded" {
+		if err := s.stops(ctx, conn, unit); err != nil {
+			return s, nil, fmt.Errorf("systemd: %s: %w", unit, err)
+		}
 	}
 	by, _ := props["TriggeredBy"].([]string)
 	for _, name := range by {
@@ -161,4 +182,34 @@ func read(ctx context.Context, conn *dbus.Conn, unit string) (s State, sockets [
 		}
 	}
 	return s, sockets, nil
+}
+
+// stops adds what happens when the unit is stopped.
+func (s *State) stops(ctx context.Context, conn *dbus.Conn, unit string) error {
+	mode, err := conn.GetUnitTypePropertyContext(ctx, unit, "Service", "KillMode")
+	if err != nil {
+		return err
+	}
+	s.KillMode, _ = mode.Value.Value().(string)
+	stop, err := conn.GetUnitTypePropertyContext(ctx, unit, "Service", "ExecStop")
+	if err != nil {
+		return err
+	}
+	all, _ := stop.Value.Value().([][]any) // of each command the path, the arguments and more
+	for _, c := range all {
+		if len(c) < 2 {
+			continue
+		}
+		args, _ := c[1].([]string)
+		s.Drains = s.Drains || strings.Contains(strings.Join(args, " "), "wattle service drain")
+	}
+	return nil
+}
+
+// unknown reports whether systemd says that there can be no such unit.
+func unknown(err error) bool {
+	var e godbus.Error
+	return errors.As(err, &e) && slices.Contains([]string{
+		"org.freedesktop.DBus.Error.UnknownObject", "org.freedesktop.DBus.Error.InvalidArgs", "org.freedesktop.systemd1.NoSuchUnit",
+	}, e.Name)
 }

@@ -77,3 +77,20 @@ func TestWatchEndsWithTheBus(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+func TestWhatAStopOfAUnitDoesIsKnown(t *testing.T) {
+	m := systemdtest.NewManager(t)
+	m.Set("web.service", "active")
+	m.Stops("web.service", "none", systemdtest.Command{Path: "/bin/true", Args: []string{"/bin/true"}}, systemdtest.Command{Path: "/usr/bin/wattle", Args: []string{"wattle", "service", "drain", "-wait", "web"}})
+	if s, err := (Units{}).State(t.Context(), "web.service"); err != nil || s.KillMode != "none" || !s.Drains {
+		t.Errorf("%+v, %v", s, err)
+	}
+	m.Stops("web.service", "mixed", systemdtest.Command{Path: "/bin/true", Args: []string{"/bin/true"}})
+	if s, err := (Units{}).State(t.Context(), "web.service"); err != nil || s.KillMode != "mixed" || s.Drains {
+		t.Errorf("%+v, %v", s, err)
+	}
+	// One name that systemd does not take keeps nobody from knowing of the others.
+	if s, err := (Units{}).State(t.Context(), "web@.service"); err != nil || s.Load == "loaded" || s.Runs() {
+		t.Errorf("a template: %+v, %v", s, err)
+	}
+}

@@ -149,6 +149,21 @@ func (m *Manager) Trigger(name string, by ...string) {
 	m.unit(name).props.SetMust("org.freedesktop.systemd1.Unit", "TriggeredBy", by)
 }
 
+// Command is one that a unit runs.
+type Command struct {
+	Path string
+	Args []string
+}
+
+// Stops says what happens when a unit is stopped.
+func (m *Manager) Stops(name, killMode string, by ...Command) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	props := m.unit(name).props
+	props.SetMust("org.freedesktop.systemd1.Service", "KillMode", killMode)
+	props.SetMust("org.freedesktop.systemd1.Service", "ExecStop", by)
+}
+
 // Fail has the start of a unit end with this result; "": with success.
 func (m *Manager) Fail(name, result string) {
 	m.mu.Lock()

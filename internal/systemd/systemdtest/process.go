@@ -18,7 +18,7 @@ func (m *Manager) unit(name string) *unit {
 		return u
 	}
 	props := map[string]any{"Unit.ActiveState": "", "Unit.LoadState": "loaded",
-		"Unit.InvocationID": []byte{}, "Unit.TriggeredBy": []string{}, "Service.UID": uint32(0),
+		"Unit.InvocationID": []byte{}, "Unit.TriggeredBy": []string{}, "Service.UID": uint32(0), "Service.KillMode": "control-group", "Service.ExecStop": []Command{},
 		"Service.MainPID": uint32(0), "Service.NRestarts": uint32(0), "Service.AmbientCapabilities": uint64(0)}
 	for key, value := range plain {
 		props["Service."+key] = value
