@@ -15,6 +15,7 @@ import (
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api"
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
+	"github.com/wattle-mesh/wattle/internal/capture"
 	"github.com/wattle-mesh/wattle/internal/mesh/planpb"
 )
 
@@ -105,6 +106,11 @@ func (h *host) status() api.HostStatus {
 	return out
 }
 
+// counter is a table of capture that counts: that of the kernel.
+type counter interface {
+	Count() (capture.Counts, error)
+}
+
 // metrics serves what Prometheus may want to know of the agent. It is made when it is asked for, which is seldom.
 func (h *host) metrics() http.Handler {
 	reg := prometheus.NewRegistry()
@@ -128,6 +134,21 @@ func (h *host) metrics() http.Handler {
 	gauge("disk_unwritable", "1 if the state folder cannot be written: the agent goes on from memory.", func() float64 {
 		return flag(slices.ContainsFunc(h.status().Alarms, func(a api.Alarm) bool { return a.Name == diskAlarm }))
 	})
+	if c := h.a.o.Capture; c != nil {
+		if table, ok := c.Table.(counter); ok {
+			total := func(name, help string, read func(capture.Counts) uint64) {
+				reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "wattle_agent_capture_" + name + "_total", Help: help}, func() float64 {
+					n, err := table.Count()
+					if err != nil {
+						h.a.o.Log.Debug("the rules of capture cannot be counted", "error", err)
+					}
+					return float64(read(n))
+				}))
+			}
+			total("redirected", "Connections of captured workloads that were led to their proxies, since the rules changed.", func(n capture.Counts) uint64 { return n.Redirected })
+			total("refused", "Packets that began connections which the guard refused, since the rules changed.", func(n capture.Counts) uint64 { return n.Refused })
+		}
+	}
 	gauge("alarms", "How many alarms are raised.", func() float64 { return float64(len(h.a.disk.alarms.held.Now())) })
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 }

@@ -120,6 +120,9 @@ func leave() match { return match{&expr.Verdict{Kind: expr.VerdictReturn}} }
 
 func goTo(chain string) match { return match{&expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}} }
 
+// counted counts what comes this far: of redirects connections, else packets.
+func counted() match { return match{&expr.Counter{}} }
+
 func redirect(port uint16) match {
 	return match{&expr.Immediate{Register: register, Data: binaryutil.BigEndian.PutUint16(port)}, &expr.Redir{RegisterProtoMin: register}}
 }

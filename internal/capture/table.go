@@ -161,7 +161,7 @@ func (b *builder) redirects(r Rules) {
 		for _, port := range x.ExcludePorts {
 			b.rule(c, toPort(port), leave())
 		}
-		b.rule(c, tcp(), redirect(x.Port))
+		b.rule(c, tcp(), counted(), redirect(x.Port))
 		for _, is := range x.Owner.either() {
 			b.rule(base, tcp(), is, goTo(c.Name))
 		}
@@ -187,8 +187,8 @@ func (b *builder) doors(r Rules) {
 		for _, id := range d.Also {
 			b.rule(c, uid(id), leave())
 		}
-		b.rule(c, tcp(), reset())
-		b.rule(c, refuse())
+		b.rule(c, tcp(), counted(), reset())
+		b.rule(c, counted(), refuse())
 		places := outward()
 		if d.To.IsValid() {
 			places = []match{to(d.To)}
@@ -215,6 +215,6 @@ func (b *builder) closed(r Rules) {
 		if x.Address.IsValid() {
 			place = append(place, to(netip.PrefixFrom(x.Address, x.Address.BitLen()))...)
 		}
-		b.rule(base, place, reset())
+		b.rule(base, place, counted(), reset())
 	}
 }

@@ -289,3 +289,32 @@ func TestRulesThatWouldHarmTheHostAreRefused(t *testing.T) {
 		t.Error("a table was made")
 	}
 }
+
+func TestWhatIsRedirectedAndRefusedIsCounted(t *testing.T) {
+	host, beside := pair(t)
+	r := Rules{
+		Exempt: proxies, Redirects: []Redirect{{For: "web", Owner: Owner{UIDs: []uint32{web}}, Port: 15001}},
+		Doors:  []Door{{For: "upstream", To: netip.MustParsePrefix("127.0.0.1/32"), Port: 9081, Owner: Owner{UIDs: []uint32{web}}}},
+		Closed: []Closed{{Port: 8080}},
+	}
+	count := func(want Counts) {
+		t.Helper()
+		if got, err := host.table().Count(); err != nil || got != want {
+			t.Errorf("%+v, want %+v (%v)", got, want, err)
+		}
+	}
+	count(Counts{})
+	host.replace(r)
+	check(t, []try{
+		{host, asWeb, "tcp", "10.9.0.2:80", "proxy of web"},
+		{host, asWeb, "tcp", "10.9.0.3:80", "proxy of web"},
+		{host, asOther, "tcp", "10.9.0.3:80", "beside"},
+		{host, asWeb, "tcp", "127.0.0.1:9081", "upstream of web"},
+		{host, asOther, "tcp", "127.0.0.1:9081", "refused"},
+		{beside, asRoot, "tcp", "10.9.0.1:8080", "refused"},
+	})
+	count(Counts{Redirected: 2, Refused: 2})
+	if !host.has(r) {
+		t.Error("counters make it another table")
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/wattle-mesh/wattle/internal/dns"
@@ -256,7 +257,14 @@ func (w *world) bypasses(ctx context.Context) error {
 		fmt.Fprintln(os.Stderr, "lab:    not refused:", text)
 	}
 	w.rows.Require(fmt.Sprintf("captured: not refused of %d attempts to call past or as a workload", tried), float64(len(open)), "calls", 0)
-	return nil
+	const counters = `curl -sS --unix-socket /run/wattle/agent.sock http://agent/metrics | grep -cE '^wattle_agent_capture_(redirected|refused)_total [1-9]' || :`
+	text, err := h.run(ctx, "sh", "-c", counters)
+	if err != nil {
+		return err
+	}
+	counted, err := strconv.Atoi(text)
+	w.rows.Require("captured: counters of the agent that have not counted, of 2", float64(2-counted), "counters", 0)
+	return err
 }
 
 // slice returns the address at which a workload's services are told apart by Host.

@@ -1,0 +1,3 @@
+mesh {
+  trust_domain = "capture.example"
+}
