@@ -3,10 +3,8 @@ package etcd
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -26,22 +24,6 @@ var (
 	ErrMissing = errors.New("there is no such key")
 	ErrNoLease = errors.New("the key has no lease")
 )
-
-// Entry is an instance as a Writer writes it.
-type Entry struct {
-	Service  registry.Name
-	Instance string
-	Address  netip.Addr
-	Ports    []EntryPort
-	Meta     map[string]string
-	Weight   uint32 // zero means 1
-}
-
-// EntryPort is a port of the service, and where at the address it is served; zero: at its number.
-type EntryPort struct {
-	registry.Port
-	Target uint16
-}
 
 // WriterOptions are the attributes of a registry block, for who has none. Empty ones are not set.
 type WriterOptions struct {
@@ -140,12 +122,6 @@ func (w *Writer) Put(ctx context.Context, e Entry, ttl time.Duration) (changed b
 	return changed, err
 }
 
-// Check says what of an instance cannot be written. Its errors match ErrEntry.
-func (w *Writer) Check(e Entry) error {
-	_, err := w.encode(e)
-	return err
-}
-
 // Hold is Put by who ends what it writes, with Leave, and nothing that another has written since. The first time it takes the key
 // over, whatever it says; when it renews, it changes nothing if the key is another's.
 func (w *Writer) Hold(ctx context.Context, e Entry, ttl time.Duration, renew bool) (changed bool, err error) {
@@ -196,37 +172,6 @@ func (w *Writer) Leave(ctx context.Context, service registry.Name, instance stri
 
 // seconds rounds up: etcd counts in whole ones.
 func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
-
-// encode makes the value, and reads it as a Source will.
-func (w *Writer) encode(e Entry) ([]byte, error) {
-	type port struct {
-		Number   uint16            `json:"number"`
-		Target   uint16            `json:"target,omitempty"`
-		Protocol registry.Protocol `json:"protocol,omitempty"`
-		Name     string            `json:"name,omitempty"`
-	}
-	out := struct {
-		Address string            `json:"address"`
-		Ports   []port            `json:"ports"`
-		Meta    map[string]string `json:"meta,omitempty"`
-		Weight  uint32            `json:"weight,omitempty"`
-	}{Address: e.Address.String(), Meta: e.Meta, Weight: e.Weight}
-	for _, p := range e.Ports {
-		out.Ports = append(out.Ports, port{p.Number, p.Target, p.Protocol, p.Name})
-	}
-	value, err := json.Marshal(out)
-	if err != nil {
-		return nil, err
-	}
-	if _, _, err := decode(value); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrEntry, err)
-	}
-	key := w.Key(e.Service, e.Instance)
-	if _, _, ok := newTable(w.prefix).split(key); !ok {
-		return nil, fmt.Errorf("%w: %q is no key NAMESPACE/SERVICE/INSTANCE", ErrEntry, key)
-	}
-	return value, nil
-}
 
 func (w *Writer) put(ctx context.Context, key string, value []byte, ttl int64) (changed bool, err error) {
 	got, err := w.client.Get(ctx, key)
@@ -280,85 +225,6 @@ func (w *Writer) leased(ctx context.Context, lease clientv3.LeaseID, ttl int64) 
 		return false, nil
 	}
 	return err == nil, err
-}
-
-// farewell is how long the key of an instance that was deregistered stays, as draining: whoever reads etcd learns from it
-// that the instance was meant to go. A key that is merely gone may be one that etcd lost.
-const farewell = 30 * time.Second
-
-// deregistered is the reason of an instance's health during its farewell.
-const deregistered = "deregistered"
-
-// Delete takes an instance out: it is draining at once, and its key goes by a lease after half a minute. It reports
-// whether there was something to take out.
-func (w *Writer) Delete(ctx context.Context, service registry.Name, instance string) (was bool, err error) {
-	err = w.do(ctx, func(ctx context.Context) error {
-		was, err = w.dismiss(ctx, w.Key(service, instance), 0)
-		return err
-	})
-	return was, err
-}
-
-// dismiss is Delete of a key; with a revision only if the key was written last then.
-func (w *Writer) dismiss(ctx context.Context, key string, revision int64) (was bool, err error) {
-	for {
-		got, err := w.client.Get(ctx, key)
-		if err != nil || len(got.Kvs) == 0 {
-			return false, err
-		}
-		kv := got.Kvs[0]
-		if parted(kv.Value) || revision != 0 && kv.ModRevision != revision {
-			return false, nil
-		}
-		lease, err := w.client.Grant(ctx, seconds(farewell))
-		if err != nil {
-			return false, err
-		}
-		leave := clientv3.OpDelete(key) // what cannot be read has no endpoint that drains
-		if value, ok := parting(kv.Value); ok {
-			leave = clientv3.OpPut(key, string(value), clientv3.WithLease(lease.ID))
-		}
-		done, err := w.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", kv.ModRevision)).Then(leave).Commit()
-		if err != nil || !done.Succeeded || leave.IsDelete() {
-			_, _ = w.client.Revoke(ctx, lease.ID) // it ends by itself otherwise
-		}
-		switch {
-		case err != nil:
-			return false, err
-		case done.Succeeded:
-			w.release(ctx, clientv3.LeaseID(kv.Lease))
-			return true, nil
-		}
-	}
-}
-
-// parting makes the value of an instance that leaves, if it is one.
-func parting(value []byte) ([]byte, bool) {
-	var v map[string]any
-	d := json.NewDecoder(bytes.NewReader(value))
-	d.UseNumber()
-	if _, _, err := decode(value); err != nil || d.Decode(&v) != nil {
-		return nil, false
-	}
-	v["health"], v["reason"] = registry.Draining, deregistered
-	out, err := json.Marshal(v)
-	return out, err == nil
-}
-
-// parted reports whether a value is one of parting.
-func parted(value []byte) bool {
-	i, _, err := decode(value)
-	return err == nil && i.Health == registry.Draining && i.Reason == deregistered
-}
-
-// release ends a lease that no key has; otherwise it ends by itself.
-func (w *Writer) release(ctx context.Context, lease clientv3.LeaseID) {
-	if lease == clientv3.NoLease {
-		return
-	}
-	if left, err := w.client.TimeToLive(ctx, lease, clientv3.WithAttachedKeys()); err == nil && len(left.Keys) == 0 {
-		_, _ = w.client.Revoke(ctx, lease)
-	}
 }
 
 // Beat keeps the lease of an instance alive. Errors match ErrMissing if it is not there (any more), and ErrNoLease.
