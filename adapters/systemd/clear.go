@@ -53,7 +53,8 @@ func rests(state string) bool { return state == "inactive" || state == "failed" 
 // proxies after they have drained; drop-ins and the files of units go. No Adapter may run meanwhile. It returns which units of
 // workloads run with what they had of a drop-in, until they are restarted.
 func (a *Adapter) Clear(ctx context.Context) (changed []string, err error) {
-	conn, err := dbus.NewSystemConnectionContext(ctx)
+	asks := context.WithoutCancel(ctx) // to the end: what has not ended then is to be named
+	conn, err := dbus.NewSystemConnectionContext(asks)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +75,7 @@ func (a *Adapter) Clear(ctx context.Context) (changed []string, err error) {
 		return changed, err
 	}
 	for {
-		if err := f.match(ctx); err != nil {
+		if err := f.match(ctx); err != nil && ctx.Err() == nil {
 			return changed, err
 		}
 		f.jobs.Wait()
@@ -91,12 +92,13 @@ func (a *Adapter) Clear(ctx context.Context) (changed []string, err error) {
 			return changed, fmt.Errorf("%s have not ended: %w; systemctl status says how they are", strings.Join(left, ", "), context.Cause(ctx))
 		}
 	}
-	return changed, errors.Join(f.leftovers(), a.uninstall(), conn.ReloadContext(ctx))
+	return changed, errors.Join(f.leftovers(), a.uninstall(), conn.ReloadContext(asks))
 }
 
 // working lists our units that have not ended. Those that failed are forgotten.
 func (f *follower) working(ctx context.Context) ([]string, error) {
-	all, err := f.conn.ListUnitsByPatternsContext(ctx, nil, []string{unitName("*"), companion + "*", resolverUnit})
+	asks := context.WithoutCancel(ctx)
+	all, err := f.conn.ListUnitsByPatternsContext(asks, nil, []string{unitName("*"), companion + "*", resolverUnit})
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +111,7 @@ func (f *follower) working(ctx context.Context) ([]string, error) {
 				f.job(ctx, u.Name, "stop", f.conn.StopUnitContext)
 			}
 		case u.ActiveState == "failed":
-			if err := f.conn.ResetFailedUnitContext(ctx, u.Name); err != nil {
+			if err := f.conn.ResetFailedUnitContext(asks, u.Name); err != nil {
 				return nil, err
 			}
 		}

@@ -87,7 +87,7 @@ func (a *Adapter) follow(ctx context.Context) error {
 // match starts the units that the plan has and that do not run, and stops those that it does not have.
 func (f *follower) match(ctx context.Context) error {
 	f.Adapter.mu.Lock()
-	plan, known := f.plan, f.known
+	plan, known, number := f.plan, f.known, f.given
 	f.Adapter.mu.Unlock()
 	if !known {
 		return nil
@@ -112,7 +112,7 @@ func (f *follower) match(ctx context.Context) error {
 		state[u.Name] = u.ActiveState
 	}
 	for _, p := range plan.Proxies {
-		if changed, err := f.prepare(p); err != nil {
+		if changed, err := f.prepareAgain(p, number); err != nil {
 			f.o.Log.Error("write what a proxy starts from", "proxy", p.ID, "error", err)
 		} else if changed {
 			f.o.Log.Warn("what a proxy starts from was changed by another hand, it is written again", "proxy", p.ID)

@@ -55,7 +55,10 @@ type Adapter struct {
 
 	envoys string // the folder of the units' own folders: EnvoyFolder
 
+	writing sync.Mutex // held while files are written: what an older plan says must not replace what a newer one does; before mu
+
 	mu    sync.Mutex
+	given uint64 // plans
 	bin   binaries
 	wrote map[string]string // the Envoy that a proxy's spec names
 	plan  adapters.Plan
@@ -91,6 +94,8 @@ func (a *Adapter) Owner(ctx context.Context, name string) (uint32, error) {
 
 // Apply writes what the Envoys start from and has Run start and stop what differs.
 func (a *Adapter) Apply(_ context.Context, p adapters.Plan) error {
+	a.writing.Lock()
+	defer a.writing.Unlock()
 	for _, x := range p.Proxies {
 		if _, err := a.prepare(x); err != nil {
 			return fmt.Errorf("proxy %s: %w", x.ID, err)
@@ -98,9 +103,23 @@ func (a *Adapter) Apply(_ context.Context, p adapters.Plan) error {
 	}
 	a.mu.Lock()
 	a.plan, a.known = p, true
+	a.given++
 	a.mu.Unlock()
 	a.poke()
 	return nil
+}
+
+// prepareAgain is prepare, unless there is a newer plan than that of this number.
+func (a *Adapter) prepareAgain(p adapters.Proxy, number uint64) (changed bool, err error) {
+	a.writing.Lock()
+	defer a.writing.Unlock()
+	a.mu.Lock()
+	newest := a.given
+	a.mu.Unlock()
+	if newest != number {
+		return false, nil
+	}
+	return a.prepare(p)
 }
 
 // prepare writes what the Envoy of p starts from, for its group to read, and reports whether something differed that this
