@@ -46,6 +46,9 @@ func (a *Adapter) Dismiss(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// slicesOfOurs hold what proxies use; the second is the first's parent, by its name.
+var slicesOfOurs = []string{"wattle-proxies.slice", "wattle.slice"}
+
 // rests reports whether nothing of a unit in this state runs.
 func rests(state string) bool { return state == "inactive" || state == "failed" }
 
@@ -90,6 +93,15 @@ func (a *Adapter) Clear(ctx context.Context) (changed []string, err error) {
 		case <-time.After(clearAgain):
 		case <-ctx.Done():
 			return changed, fmt.Errorf("%s have not ended: %w; systemctl status says how they are", strings.Join(left, ", "), context.Cause(ctx))
+		}
+	}
+	for _, slice := range slicesOfOurs { // empty by now; systemd keeps them
+		all, err := conn.ListUnitsByPatternsContext(asks, nil, []string{slice})
+		if err == nil && len(all) > 0 && !rests(all[0].ActiveState) {
+			err = await(ctx, slice, conn.StopUnitContext)
+		}
+		if err != nil {
+			return changed, fmt.Errorf("stop %s: %w", slice, err)
 		}
 	}
 	return changed, errors.Join(f.leftovers(), a.uninstall(), conn.ReloadContext(asks))

@@ -17,7 +17,7 @@ func TestNothingIsLeftOfAHostThatLeaves(t *testing.T) {
 	h := newHost(t)
 	web, shop := companionOf("web.service"), companionOf("shop.service")
 	for unit, state := range map[string]string{
-		"web.service": "active", "shop.service": "inactive", web: "active", shop: "inactive", "other.service": "active", unitName("gw-old"): "failed",
+		"web.service": "active", "shop.service": "inactive", web: "active", shop: "inactive", "other.service": "active", unitName("gw-old"): "failed", "wattle-proxies.slice": "active",
 	} {
 		h.Set(unit, state)
 	}
@@ -44,7 +44,7 @@ func TestNothingIsLeftOfAHostThatLeaves(t *testing.T) {
 	if err != nil || !slices.Equal(restart, []string{"web.service"}) {
 		t.Errorf("to be restarted: %q, %v", restart, err)
 	}
-	for unit, want := range map[string]string{unitName("host"): "inactive", resolverUnit: "inactive", unitName("gw-old"): "inactive", "web.service": "active", "other.service": "active"} {
+	for unit, want := range map[string]string{unitName("host"): "inactive", resolverUnit: "inactive", unitName("gw-old"): "inactive", "wattle-proxies.slice": "inactive", "web.service": "active", "other.service": "active"} {
 		if got := h.State(unit); got != want {
 			t.Errorf("%s is %s, want %s", unit, got, want)
 		}
