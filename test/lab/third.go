@@ -19,6 +19,9 @@ type third struct {
 	load   *traffic
 }
 
+// otherTargets is what it calls.
+var otherTargets = []load.Target{{Kind: load.Get, Addr: "127.0.0.1:9081"}, {Kind: load.Post, Addr: "127.0.0.1:9081"}}
+
 const otherCaller = `service "other" {
   port = 9997
   upstream "echo" {
@@ -77,7 +80,7 @@ func (w *world) another(ctx context.Context) (*third, error) {
 		return nil, err
 	}
 	w.third = t
-	t.load, err = startTraffic(ctx, h, []load.Target{{Kind: load.Get, Addr: "127.0.0.1:9081"}, {Kind: load.Post, Addr: "127.0.0.1:9081"}})
+	t.load, err = startTraffic(ctx, h, otherTargets)
 	return t, err
 }
 
