@@ -120,7 +120,8 @@ register what it was granted; the registration stays, and counts once it is gran
   wattle service register web.hcl
   wattle service register -name db -port 5432/tcp -address 10.0.0.9     at the server, for a machine without an agent
 
-With -registry etcd it writes a key that registries of type etcd read, with a lease of -ttl, and needs an -address.`,
+With -registry etcd it writes a key that registries of type etcd read, with a lease of -ttl, and needs an -address. Of several services
+none is written if one cannot be; but if the cluster fails halfway, what was written stays, and the next try writes the rest.`,
 		Args: args(cobra.MaximumNArgs(1)),
 	}
 	place := newPlaceFlags(cmd)

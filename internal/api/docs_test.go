@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"regexp"
@@ -11,21 +12,29 @@ import (
 	"testing"
 )
 
+// agents begins what docs/http-api.md says of the sockets of agents.
+const agents = "\n## An agent's socket\n"
+
 // section is what docs/http-api.md says of one request.
 type section struct {
 	pattern  string
 	examples []string // JSON
 }
 
-func readDocs(t *testing.T) []section {
+var example = regexp.MustCompile("(?s)```json\n(.*?)```")
+
+// readDocs returns what is said of the server's requests, and of an agent's.
+func readDocs(t *testing.T) (server []section, agent string) {
 	t.Helper()
 	page, err := os.ReadFile("../../docs/http-api.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out []section
-	example := regexp.MustCompile("(?s)```json\n(.*?)```")
-	for _, text := range strings.Split(string(page), "\n## `")[1:] {
+	text, agent, ok := strings.Cut(string(page), agents)
+	if !ok {
+		t.Fatalf("docs/http-api.md has no %q", agents)
+	}
+	for _, text := range strings.Split(text, "\n## `")[1:] {
 		pattern, rest, ok := strings.Cut(text, "`\n")
 		if !ok {
 			t.Fatalf("a heading does not end: %q", clip(text, 40))
@@ -34,9 +43,9 @@ func readDocs(t *testing.T) []section {
 		for _, m := range example.FindAllStringSubmatch(rest, -1) {
 			s.examples = append(s.examples, m[1])
 		}
-		out = append(out, s)
+		server = append(server, s)
 	}
-	return out
+	return server, agent
 }
 
 func TestEveryRouteIsDocumented(t *testing.T) {
@@ -45,7 +54,8 @@ func TestEveryRouteIsDocumented(t *testing.T) {
 	for _, r := range h.routes() {
 		routes = append(routes, r.pattern)
 	}
-	for _, s := range readDocs(t) {
+	server, _ := readDocs(t)
+	for _, s := range server {
 		documented = append(documented, s.pattern)
 	}
 	slices.Sort(routes)
@@ -83,18 +93,29 @@ func TestTheDocumentedExamplesAreWhatIsSent(t *testing.T) {
 		"DELETE /v1/nodes/{name}":                                  {new(Forgotten)},
 		"GET /metrics":                                             nil,
 	}
-	for _, s := range readDocs(t) {
+	server, agent := readDocs(t)
+	for _, s := range server {
 		into := sent[s.pattern]
 		if len(into) != len(s.examples) {
 			t.Errorf("%s: %d examples, want %d", s.pattern, len(s.examples), len(into))
 			continue
 		}
 		for i, text := range s.examples {
-			d := json.NewDecoder(bytes.NewReader([]byte(text)))
-			d.DisallowUnknownFields()
-			if err := d.Decode(into[i]); err != nil {
-				t.Errorf("%s, example %d: %v", s.pattern, i+1, err)
-			}
+			decodes(t, fmt.Sprintf("%s, example %d", s.pattern, i+1), text, into[i])
 		}
+	}
+	examples := example.FindAllStringSubmatch(agent, -1)
+	if len(examples) != 1 {
+		t.Fatalf("%d examples of an agent, want 1", len(examples))
+	}
+	decodes(t, "GET /v1/status at an agent", examples[0][1], new(HostStatus))
+}
+
+func decodes(t *testing.T, what, text string, into any) {
+	t.Helper()
+	d := json.NewDecoder(bytes.NewReader([]byte(text)))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		t.Errorf("%s: %v", what, err)
 	}
 }
