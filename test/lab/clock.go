@@ -16,7 +16,7 @@ const wrong = 5 * time.Minute
 func clocksWrong(ctx context.Context, w *world) error {
 	const name = "WATTLE_TEST_CLOCK"
 	program := filepath.Join(w.dir, "wattle-clock")
-	if err := compile(ctx, program, "./cmd/wattle", "-ldflags", "-X main.clockFrom="+name); err != nil {
+	if err := compile(ctx, program, "./cmd/wattle", "-trimpath", "-ldflags", "-X main.clockFrom="+name); err != nil {
 		return err
 	}
 	hosts := []*host{w.callee, w.caller}
