@@ -90,24 +90,49 @@ func (r *resolver) placeEndpoint(s *registry.Service, port registry.Port, e *reg
 }
 
 // occupant returns the workload that is behind the address and port of an endpoint of service n, though no
-// registry said so: the one that listens exactly there, else the one that portAt is surest of, of n if possible.
+// registry said so: the one that listens exactly there, else the one that portAt is surest of, of n if possible. At
+// the verified address of a host no other host has a say.
 func (r *resolver) occupant(n registry.Name, e *registry.Endpoint) *Workload {
+	keys := r.atAddress.get(e.Address.String())
+	verified := slices.ContainsFunc(keys, func(key string) bool { return r.workloads.get(key).Host.Address == e.Address })
 	var found *Workload
 	best := elsewhere
-	for _, key := range r.atAddress.get(e.Address.String()) {
+	for _, key := range keys {
 		w := r.workloads.get(key)
+		if verified && w.Host.Address != e.Address {
+			continue
+		}
 		p := portAt(w, e)
 		if p == nil {
 			continue
 		}
-		if how := leadsTo(p, e); how > best || how == best && w.Service == n && found.Service != n {
+		if how := leadsTo(w, p, e); how > best || how == best && w.Service == n && found.Service != n {
 			found, best = w, how
 		}
 	}
 	return found
 }
 
-// How an endpoint at a host's address leads to the port of a workload there.
+// addressesOf lists where a workload can be reached round its mesh port: at its host's verified address, and at the
+// others of the host at which it says that it listens. What a loopback address leads to depends on who calls, so it
+// counts only where the hosts are addresses of one machine's loopback themselves; and of these 127.0.0.1 and ::1 are
+// no host's own.
+func addressesOf(w *registry.Workload) []netip.Addr {
+	out := []netip.Addr{w.Host.Address}
+	for _, p := range w.Ports {
+		a := p.Local.Addr()
+		switch {
+		case !a.IsValid() || a.IsUnspecified() || slices.Contains(out, a):
+		case a.IsLoopback() && (!w.Host.Address.IsLoopback() || a == loopback4 || a == netip.IPv6Loopback()):
+		default:
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// How an endpoint at an address of a host leads to the port of a workload there. What the workload says of others than
+// the verified address is exact, so it listens there or is elsewhere.
 const (
 	elsewhere = iota
 	behind    // the application listens on that port of the loopback address, or of all: it may well be reached from outside
@@ -115,10 +140,12 @@ const (
 	listening // it listens exactly there
 )
 
-func leadsTo(p *registry.WorkloadPort, e *registry.Endpoint) int {
+func leadsTo(w *Workload, p *registry.WorkloadPort, e *registry.Endpoint) int {
 	switch {
 	case p.Local == netip.AddrPortFrom(e.Address, e.Port):
 		return listening
+	case w.Host.Address != e.Address:
+		return elsewhere
 	case p.Number == e.Port:
 		return numbered
 	case p.Local.Port() == e.Port && (p.Local.Addr().IsLoopback() || p.Local.Addr().IsUnspecified()):
@@ -127,12 +154,12 @@ func leadsTo(p *registry.WorkloadPort, e *registry.Endpoint) int {
 	return elsewhere
 }
 
-// portAt returns the port of a workload that an endpoint at its host's address leads to, the surest one; nil if there is none.
+// portAt returns the port of a workload that an endpoint at an address of its host leads to, the surest one; nil if there is none.
 func portAt(w *Workload, e *registry.Endpoint) *registry.WorkloadPort {
 	var found *registry.WorkloadPort
 	best := elsewhere
 	for i := range w.Ports {
-		if how := leadsTo(&w.Ports[i], e); how > best {
+		if how := leadsTo(w, &w.Ports[i], e); how > best {
 			found, best = &w.Ports[i], how
 		}
 	}

@@ -123,18 +123,24 @@ func noted(n note) Placement {
 }
 
 func whyMesh(e *registry.Endpoint, p placed) string {
+	where := "at its host's verified address"
+	if e.Address != p.Address {
+		where = "as its host says"
+	}
 	switch {
 	case p.As != 0:
-		return fmt.Sprintf("workload %s listens there, at its host's verified address; service_defaults lend its identity", p.Workload)
+		return fmt.Sprintf("workload %s listens there, %s; service_defaults lend its identity", p.Workload, where)
 	case e.Workload == nil:
-		return fmt.Sprintf("workload %s listens there, at its host's verified address", p.Workload)
+		return fmt.Sprintf("workload %s listens there, %s", p.Workload, where)
 	}
 	return fmt.Sprintf("%s runs %s there, at its verified address", p.Workload.Host, short(p.Workload.Service))
 }
 
 func (x *explainer) whyPlain(e *registry.Endpoint) string {
-	if keys := x.r.atAddress.get(e.Address.String()); len(keys) > 0 {
-		return fmt.Sprintf("port %d is no registered workload of %s", e.Port, x.r.workloads.get(keys[0]).Host.Name)
+	for _, key := range x.r.atAddress.get(e.Address.String()) {
+		if host := x.r.workloads.get(key).Host; host.Address == e.Address {
+			return fmt.Sprintf("port %d is no registered workload of %s", e.Port, host.Name)
+		}
 	}
 	for _, h := range x.r.pol.Hosts {
 		if h.Address == e.Address {

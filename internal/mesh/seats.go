@@ -241,7 +241,7 @@ func (r *resolver) setSeats(w *Workload, s Seats) {
 	if w.Seats != s {
 		if w.MeshPort != s.MeshPort {
 			r.mark(w.Service).endpoints = true
-			r.touchAddress(w.Host)
+			r.touchAddresses(w.Workload)
 		}
 		r.own(w.Key().String()).Seats = s
 	}

@@ -28,7 +28,7 @@ type state struct {
 
 	workloads *iradix.Tree[*Workload]
 	onHost    *iradix.Tree[[]string]        // host -> workloads
-	atAddress *iradix.Tree[[]string]        // address of a host -> workloads
+	atAddress *iradix.Tree[[]string]        // address -> workloads that can be reached there, see addressesOf
 	callers   *iradix.Tree[[]string]        // service -> workloads that name it as one that they call
 	members   *iradix.Tree[[]string]        // scope -> workloads
 	outside   *iradix.Tree[[]registry.Name] // address -> services with an endpoint there that no workload stands for

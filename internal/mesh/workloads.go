@@ -15,11 +15,13 @@ func (r *resolver) workloadChanged(was, now *registry.Workload) {
 		key := was.Key().String()
 		r.hosts[was.Host.Name] = true
 		r.onHost.remove(was.Host.Name, key)
-		r.atAddress.remove(was.Host.Address.String(), key)
+		for _, a := range addressesOf(was) {
+			r.atAddress.remove(a.String(), key)
+		}
 		for _, n := range calledBy(was) {
 			r.callers.remove(n.String(), key)
 		}
-		r.touchAddress(was.Host)
+		r.touchAddresses(was)
 		r.seated[was.Host.Name] = true
 		r.captureEnds(was)
 	}
@@ -27,11 +29,13 @@ func (r *resolver) workloadChanged(was, now *registry.Workload) {
 		key := now.Key().String()
 		r.hosts[now.Host.Name] = true
 		r.onHost.add(now.Host.Name, key)
-		r.atAddress.add(now.Host.Address.String(), key)
+		for _, a := range addressesOf(now) {
+			r.atAddress.add(a.String(), key)
+		}
 		for _, n := range calledBy(now) {
 			r.callers.add(n.String(), key)
 		}
-		r.touchAddress(now.Host)
+		r.touchAddresses(now)
 		r.seated[now.Host.Name] = true
 		r.captureBegins(now)
 	}
@@ -91,10 +95,12 @@ func sameWorkload(a, b *registry.Workload) bool {
 		slices.Equal(a.Ports, b.Ports) && slices.Equal(a.Upstreams, b.Upstreams) && slices.Equal(a.Checks, b.Checks) && a.Capture.Equal(b.Capture)
 }
 
-// touchAddress has those services looked at that have endpoints at a host's address without being workloads there.
-func (r *resolver) touchAddress(h registry.Host) {
-	for _, n := range r.outside.get(h.Address.String()) {
-		r.mark(n).endpoints = true
+// touchAddresses has those services looked at that have endpoints where a workload can be reached without being workloads there.
+func (r *resolver) touchAddresses(w *registry.Workload) {
+	for _, a := range addressesOf(w) {
+		for _, n := range r.outside.get(a.String()) {
+			r.mark(n).endpoints = true
+		}
 	}
 }
 

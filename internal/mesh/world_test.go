@@ -257,8 +257,12 @@ func drawWorkload(t *rapid.T, s *registry.Service) *registry.Workload {
 	if h == 3 {
 		w.Host.MeshPort = 65535 // leaves room for one instance
 	}
+	local := netip.MustParseAddr("127.0.0.1")
+	if rapid.IntRange(0, 3).Draw(t, "elsewhere") == 0 {
+		local = drawAddress(t) // another of the host's addresses, or one that it only says it has
+	}
 	for _, p := range s.Ports {
-		w.Ports = append(w.Ports, registry.WorkloadPort{Port: p, Local: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), p.Number)})
+		w.Ports = append(w.Ports, registry.WorkloadPort{Port: p, Local: netip.AddrPortFrom(local, p.Number)})
 	}
 	for i := range rapid.IntRange(0, 2).Draw(t, "upstreams") {
 		w.Upstreams = append(w.Upstreams, registry.Upstream{
