@@ -42,4 +42,7 @@ var serviceCodes = []Code{
 	{"W5014", "another user's connections",
 		"capture \"transparent\" with a user has that user's connections redirected to the workload's proxy, where they get the workload's identity. That is root's to ask for, and the agent's user's.",
 		"Leave user out, so that it is the connections of the workload's unit, or register as root."},
+	{"W5015", "not a place for a socket",
+		"An upstream is bound to a unix socket, and an Envoy that opens one removes what is at its path. So the agent refuses a path at which something else than a socket is, be it a symbolic link, one that it cannot look at, and any below /bin, /boot, /dev, /etc, /lib, /lib32, /lib64, /proc, /sbin, /sys and /usr, or in / itself.",
+		"Choose a path where nothing is, in a folder for sockets such as /run/NAME; or bind the upstream to a loopback address and port."},
 }

@@ -199,6 +199,12 @@ func (d *desk) fits(who client, s *configs.Service) error {
 			return deny(http.StatusForbidden, api.CodeSocket, "bind a loopback address and port, or do it as root",
 				"uid %d may not have %s made: the host's Envoy would replace what is there", who.uid, u.Socket)
 		}
+		if u.Socket == "" {
+			continue
+		}
+		if err := checkPipe(u.Socket); err != nil {
+			return deny(http.StatusBadRequest, api.CodePipe, pipeRemedy, "upstream %s: %v", u.Service, err)
+		}
 	}
 	return nil
 }

@@ -70,6 +70,8 @@ type relay struct {
 	local *xds.Server
 	inbox chan *xds.Response
 	ready chan struct{} // closed when Envoy may be answered
+	// arrivals are Envoys that connect: they get no listener before the loop has closed what it was sent.
+	arrivals chan chan struct{}
 
 	kept      *kept
 	horizon   horizon
@@ -92,7 +94,7 @@ type sources struct {
 func newRelay(o relayOptions) *relay {
 	r := &relay{
 		o: o, seats: newSeats(o.ID),
-		inbox: make(chan *xds.Response), ready: make(chan struct{}), lingering: lingering{limit: o.Linger},
+		inbox: make(chan *xds.Response), ready: make(chan struct{}), arrivals: make(chan chan struct{}), lingering: lingering{limit: o.Linger},
 	}
 	r.table = newTable(r.seats.ids)
 	r.kept = &kept{log: o.Log, store: o.Keep, disk: o.Disk, id: o.Node.Now().id.String() + " " + o.ID, name: filepath.Base(o.Dir)}
@@ -153,6 +155,7 @@ func (r *relay) authorize(ctx context.Context, node *corev3.Node) (string, error
 	}
 	select {
 	case <-r.ready:
+		r.lookAgain(ctx.Done())
 		return r.seats.take(), nil
 	case <-ctx.Done():
 		return "", status.FromContextError(ctx.Err()).Err()
@@ -165,7 +168,8 @@ func (r *relay) authorize(ctx context.Context, node *corev3.Node) (string, error
 //  3. Envoy answers: the server is told;
 //  4. the certificates took too long: Envoy gets what there is;
 //  5. what came in the last second is put on the disk;
-//  6. Envoy crashes, or says how it is: what it cannot live with is taken back.
+//  6. Envoy crashes, or says how it is: what it cannot live with is taken back;
+//  7. Envoy connects, or time passes: what is at the paths of unix sockets is looked at again.
 func (r *relay) loop(ctx context.Context) error {
 	var settle, gathered <-chan time.Time
 	for {
@@ -192,6 +196,10 @@ func (r *relay) loop(ctx context.Context) error {
 			r.kept.next.Set(r.state())
 		case <-r.lingering.next(time.Now()):
 			r.letGo()
+		case looked := <-r.arrivals:
+			r.arrived(looked)
+		case <-r.blocked():
+			r.freed()
 		case c := <-r.o.Crashes:
 			r.crashed(ctx, c)
 		case p := <-r.guard.pulses:

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/internal/api"
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 )
 
@@ -143,6 +144,15 @@ func (s *services) read() ([]*apipb.Registration, configs.Diagnostics) {
 		if len(x.Endpoints) > 0 {
 			ignored("service", x.Name, x.Origin)
 			continue
+		}
+		for _, u := range x.Upstreams {
+			if u.Socket == "" {
+				continue
+			}
+			if err := checkPipe(u.Socket); err != nil {
+				d := configs.NewDiagnostic(configs.Error, api.CodePipe, u.Origin, fmt.Sprintf("upstream %s: %v", u.Service, err), "Choose a path where nothing is, in a folder for sockets such as /run/NAME.")
+				foreign = append(foreign, d.At(configs.Part{Block: "upstream"}))
+			}
 		}
 		body, _ := json.Marshal(x) // plain data: it cannot fail
 		out = append(out, &apipb.Registration{

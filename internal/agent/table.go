@@ -24,7 +24,10 @@ type table struct {
 	secrets  map[string]*translator.Resource
 	pins     pins // what is served otherwise than it was received
 	away     turnedAway
-	known    bool // the local server was told of the proxy
+	pipes    map[string]string // paths of listeners at unix sockets, by name
+	// barredPipes are those of pipes at which something is that no Envoy may replace. They are not served.
+	barredPipes map[string]string
+	known       bool // the local server was told of the proxy
 }
 
 func newTable(proxies []string) *table {
@@ -33,6 +36,7 @@ func newTable(proxies []string) *table {
 		received: map[translator.Key]*translator.Resource{},
 		served:   map[translator.Key]*translator.Resource{},
 		inbound:  map[string]*inbound{},
+		pipes:    map[string]string{}, barredPipes: map[string]string{},
 	}
 }
 
@@ -126,8 +130,14 @@ func (t *table) serve(d *difference, k translator.Key) error {
 	}
 	if r == nil {
 		delete(t.inbound, k.Name)
+		delete(t.pipes, k.Name)
+		delete(t.barredPipes, k.Name)
 		d.drop(k)
 		return nil
+	}
+	if err := t.safePipe(r); err != nil {
+		d.drop(k)
+		return err
 	}
 	in, err := readInbound(r)
 	if err != nil {

@@ -23,6 +23,8 @@ const (
 	CodeForeign = "W5005" // its address is not this host's, or this server's to register
 	CodeSocket  = "W5006" // a unix socket, for other users than root
 
+	CodePipe = "W5015" // something else than a socket is where a socket is to be, or it does not belong there
+
 	CodeConnections = "W5014" // another user's connections redirected, for other users than root
 	CodeTaken       = "W5007" // an address, port or socket is another registration's
 	CodeTooMany     = "W5008" // or too fast
