@@ -105,11 +105,11 @@ func TestSettingsOfNewerSystemdsGoOnlyToThem(t *testing.T) {
 	if all := of(249); len(all) > 0 {
 		t.Errorf("249 is the baseline: %v", all)
 	}
-	const hardening, credential = "wattle-envoy@.service.d/50-systemd-250.conf", "wattle-agent.service.d/50-systemd-254.conf"
-	if all := of(252); !all[hardening] || all[credential] {
+	const hardening, credential, ofServer = "wattle-envoy@.service.d/50-systemd-250.conf", "wattle-agent.service.d/50-systemd-254.conf", "wattle-server.service.d/50-systemd-254.conf"
+	if all := of(252); !all[hardening] || all[credential] || all[ofServer] {
 		t.Errorf("252: %v", all)
 	}
-	if all := of(257); !all[hardening] || !all[credential] {
+	if all := of(257); !all[hardening] || !all[credential] || !all[ofServer] {
 		t.Errorf("257: %v", all)
 	}
 	for text, want := range map[string]int{`"252.39-1~deb12u2"`: 252, "249": 249, "256~rc1": 256, "": 0, "v249": 0} {

@@ -25,6 +25,7 @@ import (
 	"github.com/wattle-mesh/wattle/internal/ca"
 	"github.com/wattle-mesh/wattle/internal/drain"
 	"github.com/wattle-mesh/wattle/internal/pipeline"
+	"github.com/wattle-mesh/wattle/internal/seal"
 	"github.com/wattle-mesh/wattle/internal/spiffe"
 	"github.com/wattle-mesh/wattle/internal/store"
 	"github.com/wattle-mesh/wattle/internal/systemd"
@@ -211,6 +212,9 @@ func (s *server) stamp() xds.Stamp {
 	return xds.Stamp{Store: s.store.ID(), Policy: policy, Registrations: writes}
 }
 
+// serverCredential is the name of the systemd credential that the CA's keys are sealed with, if there is one.
+const serverCredential = "wattle-server-key"
+
 // openCA opens the CA, or makes it at the first start, for the trust domain that the policy names. A store that knows
 // a CA is used with no other: a new root would lock every host out.
 func openCA(cmd *cobra.Command, cfg *configs.Server, vars configs.Options, kept *store.Store) (*ca.CA, error) {
@@ -230,7 +234,11 @@ func openCA(cmd *cobra.Command, cfg *configs.Server, vars configs.Options, kept 
 	if err != nil {
 		return nil, err
 	}
-	c, err := ca.Open(dir, trustDomain, now)
+	sealed, err := seal.Open(os.Getenv("CREDENTIALS_DIRECTORY"), serverCredential, "wattle server CA keys")
+	if err != nil {
+		return nil, err
+	}
+	c, err := ca.OpenSealed(dir, trustDomain, sealed, now)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+
+	"github.com/wattle-mesh/wattle/internal/seal"
 )
 
 // diskAlarm is the name of the alarm that the state folder cannot be written.
@@ -23,7 +25,7 @@ const tryBytes = 64 << 10
 // disk writes the agent's small files. What cannot be written, the disk being full, is in force from memory all the same, and
 // written when that can be done; until then there is an alarm, and on disk is what was there before, whole. Safe for concurrent use.
 type disk struct {
-	seal *seal // of private keys; nil: they are not sealed
+	seal *seal.Seal // of private keys; nil: they are not sealed
 
 	dir    string // the state folder
 	alarms *alarms

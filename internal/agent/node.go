@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
+	"github.com/wattle-mesh/wattle/internal/seal"
 	"github.com/wattle-mesh/wattle/internal/spiffe"
 )
 
@@ -36,7 +37,7 @@ type node struct {
 	disk *disk
 	now  func() time.Time
 	name string // that the configuration demands; empty: any
-	seal *seal  // of keys
+	seal *seal.Seal // of keys
 	key  crypto.Signer
 	held value[*credential]
 }
@@ -89,7 +90,7 @@ func (n *node) path(name string) string { return filepath.Join(n.dir, name) }
 
 func (n *node) openKey() error {
 	path := n.path(nodeKeyFile)
-	text, err := n.seal.read(path)
+	text, err := readKey(n.seal, path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if n.key, err = newKey(); err != nil {
 			return err
@@ -97,7 +98,7 @@ func (n *node) openKey() error {
 		if text, err = keyPEM(n.key); err != nil {
 			return err
 		}
-		return n.seal.write(path, text)
+		return writeKey(n.seal, path, text)
 	}
 	if err != nil {
 		return fmt.Errorf("%w; restore it, or remove it and join again", err)

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/wattle-mesh/wattle/internal/seal"
 	"github.com/wattle-mesh/wattle/internal/spiffe"
 )
 
@@ -30,15 +31,20 @@ const remedy = "restore the folder from a backup"
 // broken, or was made for another trust domain, is an error, never replaced: a new root would lock every host
 // out. Only one process at a time may open a folder; the store's lock sees to it.
 func Open(dir, trustDomain string, now func() time.Time) (*CA, error) {
+	return OpenSealed(dir, trustDomain, nil, now)
+}
+
+// OpenSealed is Open where keys are sealed on the disk. Files that are not sealed yet are from then on; nil: they stay as they are.
+func OpenSealed(dir, trustDomain string, s *seal.Seal, now func() time.Time) (*CA, error) {
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		if err := spiffe.CheckTrustDomain(trustDomain); err != nil {
 			return nil, fmt.Errorf("make a CA in %s: %w", dir, err)
 		}
-		if err := newFolder(dir, trustDomain, now()); err != nil {
+		if err := newFolder(dir, trustDomain, s, now()); err != nil {
 			return nil, fmt.Errorf("make a CA in %s: %w", dir, err)
 		}
 	}
-	c, err := load(dir, now)
+	c, err := load(dir, s, now)
 	if err != nil {
 		return nil, fmt.Errorf("CA in %s: %w", dir, err)
 	}
@@ -50,7 +56,7 @@ func Open(dir, trustDomain string, now func() time.Time) (*CA, error) {
 }
 
 // newFolder writes a new CA's folder whole: a crash leaves none, or all of it.
-func newFolder(dir, td string, now time.Time) error {
+func newFolder(dir, td string, s *seal.Seal, now time.Time) error {
 	root, err := newRoot(td, now)
 	if err != nil {
 		return err
@@ -68,10 +74,10 @@ func newFolder(dir, td string, now time.Time) error {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	if err := root.write(filepath.Join(tmp, rootFile)); err != nil {
+	if err := root.write(filepath.Join(tmp, rootFile), s); err != nil {
 		return err
 	}
-	if err := intermediate.write(filepath.Join(tmp, intermediateFile)); err != nil {
+	if err := intermediate.write(filepath.Join(tmp, intermediateFile), s); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, dir); err != nil {
@@ -80,11 +86,11 @@ func newFolder(dir, td string, now time.Time) error {
 	return syncDir(parent)
 }
 
-func load(dir string, now func() time.Time) (*CA, error) {
+func load(dir string, s *seal.Seal, now func() time.Time) (*CA, error) {
 	if err := private(dir); err != nil {
 		return nil, err
 	}
-	root, err := read(filepath.Join(dir, rootFile))
+	root, err := read(filepath.Join(dir, rootFile), s)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +98,7 @@ func load(dir string, now func() time.Time) (*CA, error) {
 		return nil, fmt.Errorf("%s is not a root made by wattle; %s", rootFile, remedy)
 	}
 	td := root.cert.URIs[0].Host
-	intermediate, err := read(filepath.Join(dir, intermediateFile))
+	intermediate, err := read(filepath.Join(dir, intermediateFile), s)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +109,7 @@ func load(dir string, now func() time.Time) (*CA, error) {
 		if intermediate, err = newIntermediate(td, now(), root); err != nil {
 			return nil, err
 		}
-		if err := intermediate.write(filepath.Join(dir, intermediateFile)); err != nil {
+		if err := intermediate.write(filepath.Join(dir, intermediateFile), s); err != nil {
 			return nil, fmt.Errorf("renew %s: %w", intermediateFile, err)
 		}
 	}
@@ -122,8 +128,8 @@ func private(path string) error {
 	return nil
 }
 
-// read reads a certificate and its key.
-func read(path string) (authority, error) {
+// read reads a certificate and its key, and seals the file if it is not yet.
+func read(path string, s *seal.Seal) (authority, error) {
 	if err := private(path); err != nil {
 		return authority{}, err
 	}
@@ -131,9 +137,18 @@ func read(path string) (authority, error) {
 	if err != nil {
 		return authority{}, fmt.Errorf("%w; %s", err, remedy)
 	}
-	a, err := parse(text)
+	plain, stale, err := s.Unwrap(path, text)
+	if err != nil {
+		return authority{}, err
+	}
+	a, err := parse(plain)
 	if err != nil {
 		return authority{}, fmt.Errorf("%s: %w; %s", path, err, remedy)
+	}
+	if stale {
+		if err := a.write(path, s); err != nil {
+			return authority{}, fmt.Errorf("seal %s: %w", path, err)
+		}
 	}
 	return a, nil
 }
@@ -165,8 +180,8 @@ func parse(text []byte) (authority, error) {
 	return authority{cert, signer}, nil
 }
 
-// write writes certificate and key into a private file, whole or not at all.
-func (a authority) write(path string) error {
+// write writes certificate and key into a private file, sealed if s can, whole or not at all.
+func (a authority) write(path string, s *seal.Seal) error {
 	key, err := x509.MarshalPKCS8PrivateKey(a.key)
 	if err != nil {
 		return err
@@ -182,7 +197,7 @@ func (a authority) write(path string) error {
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(text.Bytes())
+	_, err = f.Write(s.Wrap(path, text.Bytes()))
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}

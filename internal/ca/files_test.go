@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wattle-mesh/wattle/internal/seal"
 	"github.com/wattle-mesh/wattle/internal/spiffe"
 )
 
@@ -183,5 +184,42 @@ func TestALeafNeverOutlivesItsIssuer(t *testing.T) {
 	clock.Time = c.intermediate.NotAfter.Add(time.Second)
 	if leaf, err := c.Sign(csr, spiffe.ForNode(td, "h1"), "h1"); err == nil {
 		t.Errorf("an issuer that ended signed until %s", leaf.NotAfter)
+	}
+}
+
+func TestKeysOfTheCAAreSealedOnTheDisk(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ca")
+	plain, err := Open(dir, "td.example", time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	credentials := t.TempDir()
+	if err := os.WriteFile(filepath.Join(credentials, "key"), bytes.Repeat([]byte("x"), 32), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := seal.Open(credentials, "key", "a test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // it is sealed, and then it is opened
+		c, err := OpenSealed(dir, "td.example", s, time.Now)
+		if err != nil || c.Pin() != plain.Pin() {
+			t.Fatal(err, "or another CA")
+		}
+		for _, name := range []string{rootFile, intermediateFile} {
+			if raw, err := os.ReadFile(filepath.Join(dir, name)); err != nil || bytes.Contains(raw, []byte("PRIVATE KEY")) {
+				t.Errorf("%s is not sealed: %v", name, err)
+			}
+		}
+	}
+	if _, err := Open(dir, "td.example", time.Now); err == nil || !strings.Contains(err.Error(), "sealed") {
+		t.Errorf("without the credential: %v", err)
+	}
+	fresh := filepath.Join(t.TempDir(), "ca")
+	if _, err := OpenSealed(fresh, "td.example", s, time.Now); err != nil {
+		t.Fatal(err)
+	}
+	if raw, err := os.ReadFile(filepath.Join(fresh, rootFile)); err != nil || bytes.Contains(raw, []byte("PRIVATE KEY")) {
+		t.Errorf("a new one is not sealed: %v", err)
 	}
 }
