@@ -104,7 +104,7 @@ func (a *Aggregator) keepRunning(ctx context.Context, m *member) {
 	pauses := a.o.Backoff()
 	for {
 		start := time.Now()
-		err := m.Source.Run(ctx, a.publisher(m))
+		err := Safely(func() error { return m.Source.Run(ctx, a.publisher(m)) })
 		a.endRun(m)
 		if ctx.Err() != nil {
 			return
@@ -145,7 +145,11 @@ func (a *Aggregator) fail(m *member, err error, pause time.Duration) {
 	if !m.status.Snapshot.IsZero() {
 		m.release() // it is down, and what it said before the restart is all there is
 	}
-	a.o.Log.Warn("registry failed, its last set is kept", "registry", m.Name, "error", err, "services", m.status.Services, "again_in", pause)
+	log := a.o.Log
+	if fault := (*Panic)(nil); errors.As(err, &fault) {
+		log = log.With("stack", string(fault.Stack))
+	}
+	log.Warn("registry failed, its last set is kept", "registry", m.Name, "error", err, "services", m.status.Services, "again_in", pause)
 }
 
 // release says that there is no need to wait for the source. The caller holds Aggregator.mu.

@@ -12,7 +12,6 @@ import (
 	"sync"
 
 	"github.com/hashicorp/hcl/v2"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/wattle-mesh/wattle/registry"
 )
@@ -67,7 +66,7 @@ func (s *Source) Run(ctx context.Context, publish func([]*registry.Service)) err
 	}
 	defer client.close()
 	r := &run{Source: s, client: client, states: make([]state, len(s.parts))}
-	g, running := errgroup.WithContext(ctx)
+	g, running := registry.NewGroup(ctx)
 	for i := range s.parts {
 		g.Go(func() error { return r.keepReading(running, i) })
 	}

@@ -7,8 +7,9 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
+
+	"github.com/wattle-mesh/wattle/registry"
 )
 
 const (
@@ -42,7 +43,7 @@ func newHinted(r *reader, list tagsByName) *hinted {
 }
 
 // run follows the hints from the list's index on, with the goroutines of g.
-func (h *hinted) run(ctx context.Context, g *errgroup.Group, index uint64) error {
+func (h *hinted) run(ctx context.Context, g *registry.Group, index uint64) error {
 	for range hintReaders {
 		g.Go(func() error { return h.readPending(ctx) })
 	}

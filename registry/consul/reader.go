@@ -11,8 +11,9 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
+
+	"github.com/wattle-mesh/wattle/registry"
 )
 
 const (
@@ -104,7 +105,7 @@ func (r *reader) readOnce(ctx context.Context) error {
 	r.seen, r.at = index, time.Now()
 	r.mu.Unlock()
 	r.set(r.index, state{synced: true})
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := registry.NewGroup(ctx)
 	g.Go(func() error { return r.heartbeat(ctx) })
 	if r.client.multiplexes() && !r.crowded && r.room(list) {
 		w := &watcher{reader: r, group: g, ends: map[string]context.CancelFunc{}}
@@ -133,7 +134,7 @@ func (r *reader) readAll(ctx context.Context) (tagsByName, uint64, map[string]ui
 	r.within(list)
 	var mu sync.Mutex
 	offers, indexes := make(map[string]*offer, len(list)), make(map[string]uint64, len(list))
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := registry.NewGroup(ctx)
 	g.SetLimit(readers)
 	for _, name := range slices.Sorted(maps.Keys(list)) {
 		g.Go(func() error {
@@ -230,7 +231,7 @@ func legible(name string) bool {
 // watcher has one query for each service of a part.
 type watcher struct {
 	*reader
-	group *errgroup.Group
+	group *registry.Group
 	ends  map[string]context.CancelFunc // by service; of run alone
 }
 

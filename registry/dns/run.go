@@ -71,6 +71,9 @@ func (r *run) loop(ctx context.Context) error {
 			}
 		case got := <-r.results:
 			for more := true; more; {
+				if fault := (*registry.Panic)(nil); errors.As(got.err, &fault) {
+					return fault
+				}
 				r.take(got)
 				select {
 				case got = <-r.results:
@@ -179,7 +182,11 @@ func (r *run) ask(ctx context.Context, timer *time.Timer) {
 		r.busy++
 		pool, q := r.pool, e.question
 		r.asking.Go(func() {
-			a, err := pool.ask(ctx, q)
+			var a answer
+			err := registry.Safely(func() (err error) {
+				a, err = pool.ask(ctx, q)
+				return err
+			})
 			r.results <- result{e, a, err}
 		})
 	}

@@ -13,6 +13,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+
+	"github.com/wattle-mesh/wattle/registry"
 )
 
 const (
@@ -115,19 +117,19 @@ func receive(ctx context.Context, stream pb.Watch_WatchClient) (answers <-chan *
 	out, why := make(chan *pb.WatchResponse, readAhead), make(chan error, 1)
 	go func() {
 		defer close(out)
-		for {
-			a, err := stream.Recv()
-			if err != nil {
-				why <- err
-				return
+		why <- registry.Safely(func() error {
+			for {
+				a, err := stream.Recv()
+				if err != nil {
+					return err
+				}
+				select {
+				case out <- a:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
 			}
-			select {
-			case out <- a:
-			case <-ctx.Done():
-				why <- ctx.Err()
-				return
-			}
-		}
+		})
 	}()
 	return out, why
 }

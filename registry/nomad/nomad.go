@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/wattle-mesh/wattle/registry"
 )
@@ -61,7 +60,7 @@ func (s *Source) Run(ctx context.Context, publish func([]*registry.Service)) err
 	}
 	defer client.close()
 	r := &run{Source: s, client: client, queue: newQueue(), lists: map[string]*list{}}
-	g, running := errgroup.WithContext(ctx)
+	g, running := registry.NewGroup(ctx)
 	g.Go(func() error { return r.read(running, g) })
 	g.Go(func() error { return r.publish(running, publish) })
 	err = g.Wait()
@@ -90,7 +89,7 @@ type list struct {
 }
 
 // read reads all, then what changes, with the goroutines of g.
-func (r *run) read(ctx context.Context, g *errgroup.Group) error {
+func (r *run) read(ctx context.Context, g *registry.Group) error {
 	nodes, err := r.readNodes(ctx)
 	if err != nil {
 		return err

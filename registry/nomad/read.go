@@ -85,7 +85,9 @@ func (r *run) takeList(namespace string, all []namespaceServices, index uint64) 
 	now := &list{names: map[registry.Name]bool{}, index: index}
 	for _, ns := range all {
 		for _, s := range ns.Services {
-			now.names[registry.Name{Namespace: ns.Namespace, Name: s.ServiceName}] = true
+			if s.ServiceName != "" {
+				now.names[registry.Name{Namespace: ns.Namespace, Name: s.ServiceName}] = true
+			}
 		}
 	}
 	if beyond := len(now.names) - r.config.most; beyond > 0 {

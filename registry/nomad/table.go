@@ -200,7 +200,9 @@ func (t *table) putAllocs(namespace string, all []*alloc, index uint64) (recheck
 	defer t.mu.Unlock()
 	now := make(map[string]*alloc, len(all))
 	for _, a := range all {
-		now[a.ID] = a
+		if a != nil { // what is no allocation says nothing
+			now[a.ID] = a
+		}
 	}
 	dirty := map[registry.Name]bool{}
 	for id, was := range t.allocs {
@@ -276,6 +278,9 @@ func (t *table) putNodes(all []*node) (unread []string) {
 	now := make(map[string]*node, len(all))
 	dirty := map[registry.Name]bool{}
 	for _, n := range all {
+		if n == nil { // what is no node says nothing
+			continue
+		}
 		was := t.nodes[n.ID]
 		if was != nil && was.ModifyIndex == n.ModifyIndex && was.Status == n.Status && was.Address == n.Address {
 			n = was
