@@ -11,8 +11,8 @@ import (
 	"github.com/wattle-mesh/wattle/translator"
 )
 
-// policySet names the services that the policy folder itself declares.
-const policySet = "policy"
+// PolicySet names the services that the policy folder itself declares.
+const PolicySet = "policy"
 
 // Built is what one folder comes to, without a server: the stages' values, each nil from the first one that
 // could not be made.
@@ -34,7 +34,7 @@ func Build(dir string, o configs.Options) Built {
 		return b
 	}
 	var own static.Memo
-	set := registry.Set{Name: policySet, Services: own.Services(b.Policy)}
+	set := registry.Set{Name: PolicySet, Services: own.Services(b.Policy)}
 	b.Catalog = registry.Merge(nil, []registry.Set{set}, nil)
 	view, diags := mesh.Resolve(nil, b.Catalog, b.Policy)
 	b.View = view

@@ -12,21 +12,24 @@ import (
 )
 
 // pacer lets the endpoints of a service change once in a gap: the first change at once, what follows it together when the
-// gap has passed. What other services do makes no difference. An endpoint that begins to drain does so at once: somebody waits
-// for its callers to leave. It holds back by giving the merge what the registries and
+// gap has passed. What other services do makes no difference. An endpoint that begins to drain does so at once even then, since somebody waits
+// for its callers to leave; but only once in a gap, so that drains that flap are paced, too. It holds back by giving the merge what the registries and
 // the agents said of such a service before. It belongs to the loop's goroutine; time comes in with each call.
 type pacer struct {
-	gap    time.Duration               // zero: nothing is held back
-	pushed map[registry.Name]time.Time // when services changed, within the gap
-	sets   []registry.Set              // what it gave last
-	health registry.HealthMap          // likewise
-	due    time.Time                   // when the first of what is held back may change; zero: nothing is
+	gap     time.Duration               // zero: nothing is held back
+	pushed  map[registry.Name]time.Time // when services changed, within the gap
+	drained map[registry.Name]time.Time // when drains of services passed at once, within the gap
+	now     time.Time                   // of this round
+	sets    []registry.Set              // what it gave last
+	health  registry.HealthMap          // likewise
+	due     time.Time                   // when the first of what is held back may change; zero: nothing is
 }
 
 // pace returns what of the registries' sets and the agents' words may count now.
 func (p *pacer) pace(sets []registry.Set, health registry.HealthMap, now time.Time) ([]registry.Set, registry.HealthMap) {
-	p.due = time.Time{}
+	p.due, p.now = time.Time{}, now
 	maps.DeleteFunc(p.pushed, func(_ registry.Name, at time.Time) bool { return now.Sub(at) >= p.gap })
+	maps.DeleteFunc(p.drained, func(_ registry.Name, at time.Time) bool { return now.Sub(at) >= p.gap })
 	sameNames := slices.EqualFunc(p.sets, sets, func(a, b registry.Set) bool { return a.Name == b.Name })
 	if len(p.pushed) > 0 && sameNames { // else an operator changed the registries: that is no flapping
 		sets = slices.Clone(sets)
@@ -51,6 +54,19 @@ func (p *pacer) later(name registry.Name) bool {
 	return true
 }
 
+// mayDrain reports whether endpoints of a service that may not change yet may begin to drain all the same: all that do so in one
+// round, once in a gap.
+func (p *pacer) mayDrain(name registry.Name) bool {
+	if at, ok := p.drained[name]; ok {
+		return at.Equal(p.now)
+	}
+	if p.drained == nil {
+		p.drained = map[registry.Name]time.Time{}
+	}
+	p.drained[name] = p.now
+	return true
+}
+
 // paceSet returns now with the services of old that may not change yet.
 func (p *pacer) paceSet(old, now []*registry.Service) []*registry.Service {
 	if len(old) == len(now) && (len(old) == 0 || &old[0] == &now[0]) {
@@ -61,7 +77,10 @@ func (p *pacer) paceSet(old, now []*registry.Service) []*registry.Service {
 	pick := func(was, is *registry.Service) {
 		use := is
 		if was != is && p.later(nameOf(was, is)) {
-			use, held = draining(was, is), true
+			use, held = was, true
+			if drained := draining(was, is); drained != was && p.mayDrain(was.Name) {
+				use = drained
+			}
 		}
 		if use != nil {
 			out = append(out, use)
@@ -145,7 +164,8 @@ func (p *pacer) paceHealth(old, now registry.HealthMap) registry.HealthMap {
 	for k, word := range now {
 		was, known := old[k]
 		switch {
-		case known && was == word || word.Health == registry.Draining && was.Health != registry.Draining || !p.later(k.Service):
+		case known && was == word || !p.later(k.Service):
+		case word.Health == registry.Draining && was.Health != registry.Draining && p.mayDrain(k.Service):
 		case known:
 			change()[k] = was
 		default:

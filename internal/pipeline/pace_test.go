@@ -245,6 +245,32 @@ func TestADrainPassesAtOnceWithinTheSecond(t *testing.T) {
 	}
 }
 
+// Drains that flap pass at once only once a second, and none of them is lost.
+func TestDrainsThatFlapArePaced(t *testing.T) {
+	p := newPaced()
+	with := func(drains int) *registry.Service {
+		s := flapping("web", 50, -1)
+		for i := range drains {
+			s.Endpoints[i].Health = registry.Draining
+		}
+		return s
+	}
+	p.round(0, nil, with(0))
+	before := p.pushes["web"]
+	for i := range 500 { // each of 50 instances begins and ends to drain once a second, for 10 s
+		p.round(20*time.Millisecond, nil, with(i%50))
+	}
+	if n := p.pushes["web"] - before; n > 21 || n < 9 {
+		t.Errorf("%d pushes within 10 s", n)
+	}
+	p.round(2*time.Second, nil, with(50))
+	for _, e := range p.Catalog.Service(registry.Name{Namespace: "default", Name: "web"}).Endpoints {
+		if e.Health != registry.Draining {
+			t.Errorf("%s does not drain", e)
+		}
+	}
+}
+
 func TestAnAgentsDrainPassesAtOnceWithinTheSecond(t *testing.T) {
 	p := newPaced()
 	key := func(host string) registry.WorkloadKey {

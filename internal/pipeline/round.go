@@ -144,7 +144,7 @@ func (r *round) build(policy *configs.Policy) (*State, configs.Diagnostics) {
 	if !slices.Equal(services, r.declared) {
 		r.declared, r.disputed = services, r.own.Diagnostics()
 	}
-	sets := append([]registry.Set{{Name: policySet, Services: services}}, r.sets...)
+	sets := append([]registry.Set{{Name: PolicySet, Services: services}}, r.sets...)
 	next.Catalog = registry.Merge(r.state.Catalog, sets, r.health)
 	var diags configs.Diagnostics
 	next.View, diags = mesh.Resolve(r.state.View.Advance(r.moved()), next.Catalog, policy)
