@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/internal/pipeline"
 	"github.com/wattle-mesh/wattle/registry"
 	"github.com/wattle-mesh/wattle/registry/builtin"
 )
@@ -139,8 +140,11 @@ func openRegistry(r configs.Registry, base string, log *slog.Logger, report func
 	bad := func(summary, detail string) configs.Diagnostics {
 		return configs.Diagnostics{{Severity: configs.Error, Code: registry.BadRegistry, Summary: summary, Detail: detail, File: r.Origin}}
 	}
-	if r.Name == meshRegistry {
+	switch r.Name {
+	case meshRegistry:
 		return nil, bad(fmt.Sprintf("the name %q is taken", r.Name), "What agents register is the registry of this name. Take another one.")
+	case pipeline.PolicySet:
+		return nil, bad(fmt.Sprintf("the name %q is taken", r.Name), "What the policy's own files declare is the registry of this name. Take another one.")
 	}
 	driver, ok := driverOf(r.Type)
 	if !ok {

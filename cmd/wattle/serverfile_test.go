@@ -48,6 +48,7 @@ func TestRegistriesFollowTheServersFile(t *testing.T) {
 		{files + "registry \"none\" \"x\" {}\n", `there is no registry driver "none"`},
 		{"registry \"static\" \"files\" {\n  pth = \"services\"\n}\n", "on server.hcl:7"},
 		{"registry \"static\" \"mesh\" {\n  path = \"services\"\n}\n", `the name "mesh" is taken`},
+		{"registry \"static\" \"policy\" {\n  path = \"services\"\n}\n", `the name "policy" is taken`},
 	} {
 		c.file(wrong.text)
 		c.await("2 services, 3 endpoints", wrong.says)
