@@ -263,6 +263,27 @@ func TestTheServerKeepsTheLeaseOfWhatHasNoAgent(t *testing.T) {
 	})
 }
 
+// What the store cannot delete stays registered, and goes when it can.
+func TestASilentServiceStaysUntilTheStoreHasDeletedIt(t *testing.T) {
+	r := newRegistrar(t)
+	x := outside("db", "10.0.0.1", func(s *configs.Service) {
+		s.TTL, s.DeregisterAfter = configs.Duration(time.Second), configs.Duration(2*time.Second)
+	})
+	if _, err := r.Enroll([]*configs.Service{x}, Run{}); err != nil {
+		t.Fatal(err)
+	}
+	late := time.Now().Add(time.Hour)
+	if err := r.o.Store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.lease(late); err == nil {
+		t.Fatal("a store that is closed deletes")
+	}
+	if all := r.Direct(); len(all) != 1 {
+		t.Errorf("%d are registered, and the store has one", len(all))
+	}
+}
+
 // A registration of many services changes only its own.
 func TestWhatIsRegisteredLeavesOthersAlone(t *testing.T) {
 	r := newRegistrar(t)

@@ -16,6 +16,7 @@ func (r *Registrar) lease(now time.Time) (next time.Time, any bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var gone []store.Endpoint
+	var ended []ServiceRef
 	moved := false
 	sooner := func(at time.Time) {
 		if !any || at.Before(next) {
@@ -29,12 +30,10 @@ func (r *Registrar) lease(now time.Time) (next time.Time, any bool, err error) {
 		if after := time.Duration(d.DeregisterAfter); after > 0 {
 			if now.Sub(d.heard) >= after {
 				gone = append(gone, d.kept)
-				r.o.Log.Warn("a service that was silent is deregistered", "service", ref.String(), "after", after)
-				delete(r.direct, ref)
-				moved = true
-				continue
+				ended = append(ended, ref)
+			} else {
+				sooner(d.heard.Add(after))
 			}
-			sooner(d.heard.Add(after))
 		}
 		due := d.heard.Add(time.Duration(d.TTL))
 		if late := !due.After(now); late != d.late {
@@ -44,13 +43,21 @@ func (r *Registrar) lease(now time.Time) (next time.Time, any bool, err error) {
 			sooner(due)
 		}
 	}
+	if len(gone) > 0 {
+		// What the store keeps a server that starts again would bring back, so it stays here, too, until that is done.
+		if err = r.o.Store.DeleteEndpoints(gone); err != nil {
+			ended = nil
+		}
+	}
+	for _, ref := range ended {
+		r.o.Log.Warn("a service that was silent is deregistered", "service", ref.String(), "after", time.Duration(r.direct[ref].DeregisterAfter))
+		delete(r.direct, ref)
+		moved = true
+	}
 	if moved {
 		r.rebuild()
 	}
-	if len(gone) == 0 {
-		return next, any, nil
-	}
-	return next, any, r.o.Store.DeleteEndpoints(gone)
+	return next, any, err
 }
 
 // overlay is a service some of whose endpoints are late.
