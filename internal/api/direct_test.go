@@ -69,6 +69,10 @@ func TestAServiceWithoutAnAgentIsPublishedAndKept(t *testing.T) {
 	if err != nil || !got.Changed || got.State != StateAccepted || got.Origin == "" {
 		t.Fatalf("%+v, %v", got, err)
 	}
+	unweighted := outside("db", "10.0.0.9", func(x *configs.Service) { x.Weight = 0 })
+	if again, err := register(unweighted); err != nil || again.Changed || again.Service.Weight != 1 {
+		t.Errorf("without a weight: %+v, %v", again, err)
+	}
 	if again, err := register(outside("db", "10.0.0.9")); err != nil || again.Changed || !again.Registered.Equal(got.Registered) {
 		t.Errorf("again: %+v, %v", again, err)
 	}

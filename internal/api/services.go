@@ -232,6 +232,9 @@ func checkWait(d configs.Duration) error {
 // checkRequest says what a service cannot be that is registered, whoever asks.
 func checkRequest(s *configs.Service) error {
 	s.Command, s.Env = nil, nil // the environment may hold secrets
+	if s.Weight == 0 {
+		s.Weight = 1 // as for a file, and for the command line
+	}
 	s.Origin = printable(clip(s.Origin, maxOrigin))
 	if err := CheckService(s); err != nil {
 		return errors.New(printable(err.Error()))
