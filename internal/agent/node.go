@@ -36,7 +36,7 @@ type node struct {
 	dir  string
 	disk *disk
 	now  func() time.Time
-	name string // that the configuration demands; empty: any
+	name string     // that the configuration demands; empty: any
 	seal *seal.Seal // of keys
 	key  crypto.Signer
 	held value[*credential]
