@@ -53,10 +53,15 @@ func (p *Policy) blocks(yield func(declared)) {
 		yield(declared{"host", h.Name, h.Origin})
 	}
 	for _, s := range p.Services {
-		d := s.declared("service")
-		d.name = strings.TrimSuffix(d.name+"/"+s.Instance, "/")
-		yield(d)
+		yield(s.block())
 	}
+}
+
+// block is the service as it is told from others.
+func (s *Service) block() declared {
+	d := s.declared("service")
+	d.name = strings.TrimSuffix(d.name+"/"+s.Instance, "/")
+	return d
 }
 
 func (b *Block) declared(kind string) declared {

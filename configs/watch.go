@@ -21,12 +21,22 @@ const (
 // does not know whether it really did: callers compare. It watches folders, not files, so that files that are
 // replaced by renaming are seen, and calls changed every 30 s besides. It returns nil when ctx is done.
 func Watch(ctx context.Context, dir string, changed func()) error {
+	return WatchAgain(ctx, dir, func() time.Duration { changed(); return 0 })
+}
+
+// WatchAgain is Watch, and calls changed again after the time that it returned last, if that is not zero.
+func WatchAgain(ctx context.Context, dir string, changed func() (again time.Duration)) error {
 	return watch(ctx, dir, addFolders, changed)
 }
 
-// WatchFile is Watch for one file. It watches the folders that the file and what it links to are in, not what else is in
+// WatchFile is Watch for one file, as WatchFileAgain is WatchAgain. It watches the folders that the file and what it links to are in, not what else is in
 // there.
 func WatchFile(ctx context.Context, file string, changed func()) error {
+	return WatchFileAgain(ctx, file, func() time.Duration { changed(); return 0 })
+}
+
+// WatchFileAgain is WatchFile, and calls changed again after the time that it returned last, if that is not zero.
+func WatchFileAgain(ctx context.Context, file string, changed func() (again time.Duration)) error {
 	return watch(ctx, file, func(w *fsnotify.Watcher, file string) {
 		_ = w.Add(filepath.Dir(file))
 		if target, err := filepath.EvalSymlinks(file); err == nil && target != file {
@@ -36,7 +46,7 @@ func WatchFile(ctx context.Context, file string, changed func()) error {
 }
 
 // watch calls changed for what happens at path or below. What add adds to the watcher may be more than that.
-func watch(ctx context.Context, path string, add func(*fsnotify.Watcher, string), changed func()) error {
+func watch(ctx context.Context, path string, add func(*fsnotify.Watcher, string), changed func() time.Duration) error {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", path, err)
@@ -47,7 +57,7 @@ func watch(ctx context.Context, path string, add func(*fsnotify.Watcher, string)
 		return fmt.Errorf("watch %s: %w", path, err)
 	}
 	add(w, dir)
-	changed()
+	again := after(changed())
 
 	poll := time.NewTicker(watchPoll)
 	defer poll.Stop()
@@ -72,11 +82,20 @@ func watch(ctx context.Context, path string, add func(*fsnotify.Watcher, string)
 		case <-poll.C:
 		case <-quiet:
 		case <-limit:
+		case <-again:
 		}
 		quiet, limit = nil, nil
 		add(w, dir) // folders that are new; those known are no-ops
-		changed()
+		again = after(changed())
 	}
+}
+
+// after is time.After; nil for no time.
+func after(d time.Duration) <-chan time.Time {
+	if d == 0 {
+		return nil
+	}
+	return time.After(d)
 }
 
 // addFolders watches dir and the folders below it that do not begin with a dot, and dir's parent, which knows when dir

@@ -31,6 +31,9 @@ const generations = 2
 
 const (
 	snapshotEnding = ".snapshot"
+	removedEnding  = ".removed" // behind it, of a registry whose block is gone
+	keepRemoved    = 24 * time.Hour
+	sweepEvery     = time.Hour
 	snapshotMagic  = "wattle-registry-snapshot 1 " // then the SHA-256 of what follows the line, in hex
 )
 
@@ -128,6 +131,9 @@ func (m *member) restore() {
 	var all []*sealed
 	var faults []string
 	for g := range uint64(generations) {
+		if err := os.Rename(m.file(g)+removedEnding, m.file(g)); err != nil && !errors.Is(err, fs.ErrNotExist) { // it is back
+			faults = append(faults, fmt.Sprintf("%s: %v", filepath.Base(m.file(g)), err))
+		}
 		text, err := os.ReadFile(m.file(g))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -196,8 +202,11 @@ func (m *member) adopt(s *snapshot) {
 	m.a.o.Log.Warn("registry begins with what it said before the restart", "registry", m.Name, "said", s.Said, "services", len(said))
 }
 
-// unkeep removes the snapshots.
+// unkeep lets go of the snapshots. They stay for a day, for the case that the registry's block comes back.
 func (m *member) unkeep() {
+	if err := m.save(); err != nil { // what it said last
+		m.a.o.Log.Warn("write the snapshot of a registry that is removed", "registry", m.Name, "error", err)
+	}
 	m.saving.Lock()
 	defer m.saving.Unlock()
 	m.removed = true
@@ -205,10 +214,15 @@ func (m *member) unkeep() {
 		return
 	}
 	for g := range uint64(generations) {
-		if err := os.Remove(m.file(g)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			m.a.o.Log.Warn("remove the snapshot of a registry", "registry", m.Name, "error", err)
+		if err := retire(m.file(g), time.Now()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			m.a.o.Log.Warn("set the snapshot of a registry aside", "registry", m.Name, "error", err)
 		}
 	}
+}
+
+// retire sets a snapshot aside, from now on.
+func retire(path string, now time.Time) error {
+	return errors.Join(os.Chtimes(path, now, now), os.Rename(path, path+removedEnding))
 }
 
 // take makes a snapshot of what is served now, if the files do not have it.
@@ -326,9 +340,16 @@ func (a *Aggregator) keepSnapshots(ctx context.Context) {
 			return false
 		}
 	}
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
 	for {
 		select {
 		case <-a.unkept:
+		case <-ticker.C:
+			if err := a.sweep(); err != nil {
+				a.o.Log.Error("the folder of registries' snapshots", "error", err)
+			}
+			continue
 		case <-ctx.Done():
 			return
 		}
@@ -348,19 +369,25 @@ func (a *Aggregator) keepSnapshots(ctx context.Context) {
 	}
 }
 
-// sweep removes what no registry owns.
+// sweep sets aside what no registry owns, and removes what has been so for a day.
 func (a *Aggregator) sweep() error {
 	dir := a.o.Snapshots
 	files, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	a.configure.Lock() // nor does one come or go meanwhile
+	defer a.configure.Unlock()
 	all := a.members()
 	for _, f := range files {
 		name, _, _ := strings.Cut(f.Name(), ".")
-		ours := strings.HasSuffix(f.Name(), snapshotEnding) || strings.HasPrefix(f.Name(), ".snapshot-")
-		if m := named(all, name); ours && (m == nil || !m.snapshots()) {
-			err = errors.Join(err, os.Remove(filepath.Join(dir, f.Name())))
+		m, path := named(all, name), filepath.Join(dir, f.Name())
+		switch info, statErr := f.Info(); {
+		case m != nil && m.snapshots() || statErr != nil:
+		case strings.HasSuffix(f.Name(), snapshotEnding):
+			err = errors.Join(err, retire(path, time.Now()))
+		case strings.HasSuffix(f.Name(), snapshotEnding+removedEnding) && time.Since(info.ModTime()) > keepRemoved, strings.HasPrefix(f.Name(), ".snapshot-"):
+			err = errors.Join(err, os.Remove(path))
 		}
 	}
 	return err

@@ -235,14 +235,24 @@ func TestSnapshotsFollowTheConfiguration(t *testing.T) {
 		})
 		served(t, dir, f, func(a *Aggregator) {
 			configure(t, a)
-			if got := files(t, dir); len(got) > 0 {
+			if got := files(t, dir); !slices.Equal(got, []string{"consul.0.snapshot.removed", "consul.1.snapshot.removed"}) {
 				t.Errorf("%v is left of a registry that was removed", got)
+			}
+			configure(t, a, entry(func(*Entry) {})) // the block is back, and the registry says nothing
+			if s := a.Status()[0]; s.Endpoints != 4 || s.Snapshot.IsZero() {
+				t.Errorf("it begins with %+v", s)
+			}
+			configure(t, a)
+			<-time.After(keepRemoved + 2*sweepEvery)
+			synctest.Wait()
+			if got := files(t, dir); len(got) > 0 {
+				t.Errorf("%v is left of a registry that was removed a day ago", got)
 			}
 		})
 		served(t, dir, f, func(*Aggregator) { f.publish <- []*Service{of("a", 1, 4)} })
 		write(t, dir, "notes.txt", nil)
 		servedAs(t, dir, entry(func(e *Entry) { e.Name = "other" }), func(a *Aggregator) {
-			if got := files(t, dir); !slices.Equal(got, []string{"notes.txt"}) {
+			if got := files(t, dir); !slices.Equal(got, []string{"consul.1.snapshot.removed", "notes.txt"}) {
 				t.Errorf("%v is left of a registry that was removed while the server was down", got)
 			}
 		})

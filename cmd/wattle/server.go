@@ -142,7 +142,7 @@ func openServer(log *slog.Logger, cmd *cobra.Command, cfg *configs.Server, file 
 	}
 	s.file = file
 	s.file.registry, s.file.mesh = s.registry, s.registrar
-	if diags := s.file.apply(cfg); diags.HasErrors() {
+	if diags, _ := s.file.apply(cfg, time.Time{}); diags.HasErrors() {
 		return nil, refuse(cmd.ErrOrStderr(), diags)
 	}
 	streams := xds.Options{

@@ -32,8 +32,12 @@ type serverFile struct {
 	registry *registry.Aggregator
 	mesh     registry.Source
 
+	reading sync.Mutex // one reading of the file at a time
+
 	mu      sync.Mutex
 	sources map[string]source // by name, of the file that is in force
+	blocks  []registry.Entry  // of them, in order
+	absent  configs.Absence[string]
 	wrong   configs.Diagnostics
 }
 
@@ -52,14 +56,22 @@ func (f *serverFile) diagnostics() configs.Diagnostics {
 
 // watch brings the file into force whenever it changes, until ctx is done.
 func (f *serverFile) watch(ctx context.Context) error {
-	return configs.WatchFile(ctx, f.path, f.reload)
+	return configs.WatchFileAgain(ctx, f.path, func() time.Duration { return f.read(time.Now()) })
 }
 
-// reload brings the file into force if it is right.
-func (f *serverFile) reload() {
+// reload brings the file into force if it is right, with all that it lacks: an operator says so.
+func (f *serverFile) reload() { f.read(time.Time{}) }
+
+// read brings the file into force if it is right. A registry that it lacks stays until it has done so for a while; with no
+// time it goes. It returns when the file is to be read again; zero: when it changes.
+func (f *serverFile) read(now time.Time) (again time.Duration) {
+	f.reading.Lock()
+	defer f.reading.Unlock()
 	cfg, diags := f.load()
 	if !diags.HasErrors() {
-		diags = append(diags, f.apply(cfg)...)
+		var ds configs.Diagnostics
+		ds, again = f.apply(cfg, now)
+		diags = append(diags, ds...)
 	}
 	if !diags.HasErrors() {
 		diags = append(diags, f.unheeded(cfg)...)
@@ -77,11 +89,13 @@ func (f *serverFile) reload() {
 	default:
 		f.log.Info("the server's file is in force again", "file", f.path)
 	}
+	return again
 }
 
 // apply makes the registries of a file those of the server, or changes nothing if it finds errors. A source whose block
-// is what it was goes on.
-func (f *serverFile) apply(cfg *configs.Server) configs.Diagnostics {
+// is what it was goes on; one whose block is gone does, too, until it has been gone for a while at this time, or there is no
+// time. It returns when to look at that again.
+func (f *serverFile) apply(cfg *configs.Server, now time.Time) (configs.Diagnostics, time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	sources := map[string]source{}
@@ -104,13 +118,39 @@ func (f *serverFile) apply(cfg *configs.Server) configs.Diagnostics {
 		})
 	}
 	if diags.HasErrors() {
-		return diags
+		return diags, 0
 	}
+	again := f.outlive(&entries, sources, now, &diags)
 	if err := f.registry.Configure(entries); err != nil {
-		return append(diags, configs.Diagnostic{Severity: configs.Error, Code: registry.BadRegistry, Summary: err.Error(), File: filepath.Base(f.path)})
+		return append(diags, configs.Diagnostic{Severity: configs.Error, Code: registry.BadRegistry, Summary: err.Error(), File: filepath.Base(f.path)}), 0
 	}
-	f.sources = sources
-	return diags
+	f.sources, f.blocks = sources, entries[1:]
+	return diags, again
+}
+
+// outlive adds the registries whose blocks are gone and not yet believed to be, each behind the one that it stood behind.
+func (f *serverFile) outlive(entries *[]registry.Entry, sources map[string]source, now time.Time, diags *configs.Diagnostics) time.Duration {
+	if now.IsZero() {
+		f.absent = configs.Absence[string]{}
+		return 0
+	}
+	var was []string
+	for _, e := range f.blocks {
+		was = append(was, e.Name)
+	}
+	kept := f.absent.Keep(now, was, func(name string) bool { _, there := sources[name]; return there })
+	at := 1 // behind that of the mesh
+	for _, e := range f.blocks {
+		if end, stays := kept[e.Name]; stays {
+			*entries = slices.Insert(*entries, at, e)
+			sources[e.Name] = f.sources[e.Name]
+			*diags = append(*diags, configs.Vanished("registry", e.Name, filepath.Base(f.path), end))
+		}
+		if i := slices.IndexFunc(*entries, func(o registry.Entry) bool { return o.Name == e.Name }); i >= 0 {
+			at = i + 1
+		}
+	}
+	return configs.Next(now, kept)
 }
 
 // unheeded says what of a file is not in force.

@@ -54,6 +54,7 @@ func TestRegistriesFollowTheServersFile(t *testing.T) {
 		c.await("2 services, 3 endpoints", wrong.says)
 	}
 	c.file(files + "log_level = \"debug\"\n")
+	c.await("2 services, 3 endpoints", "W1411", "registry more is gone from the files and stays in force until")
 	c.await("1 service, 1 endpoint", "W4311", "a change of log_level takes effect")
 	c.file(files)
 	c.await("1 service, 1 endpoint")
@@ -64,7 +65,10 @@ func TestRegistriesFollowTheServersFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.await("1 service, 1 endpoint", "there is no such file")
-	if got, err := filepath.Glob(filepath.Join(c.dir, "state", "registries", "more*")); err != nil || len(got) > 0 {
+	if got, err := filepath.Glob(filepath.Join(c.dir, "state", "registries", "more.*.snapshot.removed")); err != nil || len(got) == 0 {
+		t.Errorf("nothing is left of a registry that was removed: %v", err)
+	}
+	if got, err := filepath.Glob(filepath.Join(c.dir, "state", "registries", "more.*.snapshot")); err != nil || len(got) > 0 {
 		t.Errorf("%v is left of a registry that was removed", got)
 	}
 }

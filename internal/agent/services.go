@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -32,6 +33,8 @@ type services struct {
 	keep   string // path of the copy of the last good ones
 	disk   *disk
 	loader *configs.Loader
+	settle configs.Settler
+	again  time.Duration // when what is settling has done so; zero: nothing is
 	held   value[*registrations]
 	said   string // the last diagnostics
 }
@@ -61,12 +64,13 @@ func (s *services) run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	return configs.Watch(ctx, s.dir, s.load)
+	return configs.WatchAgain(ctx, s.dir, func() time.Duration { s.load(); return s.again })
 }
 
 // load reads the folder. A host without one registers nothing; one that is gone with all that was registered is a fault.
 func (s *services) load() {
 	now := new(registrations)
+	s.again = 0
 	var diags configs.Diagnostics
 	_, err := os.Stat(s.dir)
 	if before, _ := s.lastGood(); len(before) > 0 || !errors.Is(err, fs.ErrNotExist) {
@@ -129,7 +133,9 @@ func (s *services) read() ([]*apipb.Registration, configs.Diagnostics) {
 	if diags.HasErrors() {
 		return nil, diags
 	}
-	diags = slices.DeleteFunc(slices.Clone(diags), func(d configs.Diagnostic) bool { return d.Code == configs.NoPolicyFiles })
+	policy, gone, again := s.settle.Settle(policy, time.Now())
+	s.again = again
+	diags = slices.DeleteFunc(slices.Concat(diags, gone), func(d configs.Diagnostic) bool { return d.Code == configs.NoPolicyFiles })
 	var foreign configs.Diagnostics
 	ignored := func(kind, name, origin string) {
 		d := configs.NewDiagnostic(configs.Warning, codeForeign, origin, fmt.Sprintf("%s %q is no workload of this host and is ignored", kind, name),

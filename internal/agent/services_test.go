@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -82,6 +83,11 @@ service "outside" {
 	if err := os.Remove(filepath.Join(folder, "a.hcl")); err != nil {
 		t.Fatal(err)
 	}
+	s.load()
+	if got := names(s); got != "reviews from services.d/a.hcl:2" || !strings.Contains(problemsOf(t, s), "warning W1411: service reviews is gone") {
+		t.Errorf("as soon as the folder is empty: %q", got)
+	}
+	<-time.After(s.again)
 	s.load()
 	if got := names(s) + problemsOf(t, s); got != "" {
 		t.Errorf("an empty folder: %q", got)

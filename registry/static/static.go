@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/gohcl"
@@ -53,17 +54,20 @@ type Source struct {
 func (s *Source) Run(ctx context.Context, publish func([]*registry.Service)) error {
 	loader := configs.NewLoader(configs.Options{})
 	var memo Memo
-	return configs.Watch(ctx, s.dir, func() {
+	var settler configs.Settler
+	return configs.WatchAgain(ctx, s.dir, func() time.Duration {
 		policy, diags := loader.LoadRegistry(s.dir)
 		if diags.HasErrors() {
 			s.log.Debug("static registry folder does not load", "dir", s.dir, "errors", diags.Error())
 			s.tell(diags, registry.Diagnostic{Severity: registry.Error, Code: registry.SourceFailed, Origin: s.name,
 				Summary: "the folder does not load, what its files said last is served", Detail: "Correct what is wrong with the files; it is read again at once."})
-			return
+			return 0
 		}
+		policy, gone, again := settler.Settle(policy, time.Now())
 		services := memo.Services(policy)
 		publish(services)
-		s.tell(append(diags[:len(diags):len(diags)], loader.Locate(memo.Diagnostics())...))
+		s.tell(append(slices.Concat(diags, gone), loader.Locate(memo.Diagnostics())...))
+		return again
 	})
 }
 
