@@ -43,7 +43,7 @@ func newProber(ctx context.Context) *prober {
 }
 
 // alive reports whether something listens there, as far as it is known by now. It does not block: the first answer is
-// yes, and the place is looked at meanwhile.
+// yes, and the place is looked at meanwhile; so is the answer for as long as there are more places than can be looked at.
 func (p *prober) alive(place netip.AddrPort) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -51,7 +51,7 @@ func (p *prober) alive(place netip.AddrPort) bool {
 	k := p.known[place]
 	if k == nil || now.Sub(k.asked) > probeForget {
 		if k = p.add(now, place); k == nil {
-			return false
+			return true // it is not known to be dead
 		}
 	}
 	k.asked = now

@@ -55,8 +55,8 @@ func TestAProberRemembersWhatIsAskedForOnly(t *testing.T) {
 		for i := range maxProbed {
 			p.alive(place(i))
 		}
-		if p.alive(place(maxProbed)) {
-			t.Error("a place that there is no room for counts as alive")
+		if !p.alive(place(maxProbed)) {
+			t.Error("a place that there is no room for counts as dead")
 		}
 		time.Sleep(probeForget + time.Second)
 		if !p.alive(place(maxProbed)) || len(p.known) != 1 {
