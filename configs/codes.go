@@ -257,10 +257,10 @@ var codes = slices.Concat([]Code{
 	{codeNamespaceTwice, "two namespaces for one folder",
 		"Two namespace blocks give the same folder to two namespaces, so that it is not clear in which of them its blocks are.",
 		"Remove one of the two namespace blocks, or correct its path."},
-	{CodeVanished, "a block is gone from a watched file and still in force",
-		"A host or service block of a static registry's folder or of services.d, or a registry block of the server's file, vanished. A file that is half written looks so, too: the block stays in force for 5 s, and is believed to be gone when it has not come back by then.",
-		"Put it back if it was not meant. If it was, wait, or have the server's file taken as it is at once: systemctl reload wattle-server."},
 	{codeRemoved, "a file in force was removed",
 		"A policy file is gone while the server runs, and with it blocks that stand in no other file: an accident, or half of a deployment. Nothing changes until somebody says that it is meant. A file that is renamed, or whose blocks moved to other files, is no error, nor is an empty one that is removed. At its next start the server takes the folder as it is.",
 		"Put the file back, or say that its blocks shall go with wattle policy accept, or remove its blocks first and then the file."},
+	{CodeVanished, "a block is gone from a watched file and still in force",
+		"A host or service block of a static registry's folder or of services.d, or a registry block of the server's file, vanished. A file that is half written looks so, too: the block stays in force for 5 s, and is believed to be gone when it has not come back by then.",
+		"Put it back if it was not meant. If it was, wait, or have the server's file taken as it is at once: systemctl reload wattle-server."},
 }, laterCodes)

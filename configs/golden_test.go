@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/tools/txtar"
 )
@@ -204,6 +205,7 @@ func TestEveryCodeIsExplainedAndShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, diags = LoadServer(server)
+	diags = append(diags, Vanished("registry", "x", "server.hcl", time.Now()))
 	for _, d := range append(diags, loadRemoved(t)...) {
 		seen[d.Code] = true
 	}
