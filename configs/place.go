@@ -15,6 +15,8 @@ import (
 type source struct {
 	path string // relative to the loaded folder, with slashes
 	data []byte
+
+	closed bool // its values may be secrets, which are not shown
 }
 
 // place is a part of a file, small enough to keep for every reference in it.
@@ -73,8 +75,24 @@ func (p place) diagnostic(severity Severity, code, summary, detail string) Diagn
 	end := min(max(p.end, start), to)
 	d.Column = utf8.RuneCount(data[from:start]) + 1
 	d.Length = max(utf8.RuneCount(data[start:end]), 1)
-	d.setSnippet(string(data[from:to]))
+	line := string(data[from:to])
+	if p.src.closed {
+		line = withoutValues(line)
+	}
+	d.setSnippet(line)
 	return d
+}
+
+// withoutValues returns of a line the names of attributes and blocks only: who puts a secret where none may be does not find it in a
+// log, or in the server's status, which everybody on the machine may ask for.
+func withoutValues(line string) string {
+	if name, _, ok := strings.Cut(line, "="); ok {
+		return name + "= ..."
+	}
+	if end := strings.TrimRight(line, " \t\r"); strings.HasSuffix(end, "{") || strings.HasSuffix(end, "}") {
+		return line
+	}
+	return ""
 }
 
 // setSnippet stores the source line, cut around the column, with what a terminal would obey made visible.

@@ -311,6 +311,7 @@ func loadFile[T any](path string, b *block[T]) (*T, Diagnostics) {
 		}
 		return nil, Diagnostics{missing} // it was removed just now
 	}
+	f.src.closed = true
 	r := &run{Loader: NewLoader(Options{}), root: root}
 	f.tree = parse(f.src, b.shape)
 	out := &decoded{diags: f.tree.diags}

@@ -120,6 +120,36 @@ registry "static" "more" {
 	}
 }
 
+// A secret where none may be is in no diagnostic, which the log and the status show.
+func TestDiagnosticsShowNoSecrets(t *testing.T) {
+	for _, text := range []string{
+		"registry \"consul\" \"a\" {\n  passwort = \"SEKRIT\"\n}",
+		"http = \"SEKRIT\"",
+		"http = SEKRIT",
+		"state_dir = [\n  \"SEKRIT\" \"x\"\n]",
+		"policy = <<E\nSEKRIT ${\nE\n",
+		"registry \"consul\" \"a\" { token = \"SEKRIT\" }}",
+	} {
+		dir := t.TempDir()
+		writeFile(t, dir, "server.hcl", text)
+		s, diags := LoadServer(filepath.Join(dir, "server.hcl"))
+		if s != nil {
+			for _, r := range s.Registries {
+				var none struct{}
+				diags = append(diags, r.Diagnostics(gohcl.DecodeBody(r.Body, nil, &none))...)
+			}
+		}
+		if len(diags) == 0 {
+			t.Errorf("%q has no fault", text)
+		}
+		for _, d := range diags {
+			if strings.Contains(d.Snippet+d.Context, "SEKRIT") || d.Line == 0 {
+				t.Errorf("%q: %+v", text, d)
+			}
+		}
+	}
+}
+
 // A change of what a source does not see leaves its fingerprint alone.
 func TestFingerprints(t *testing.T) {
 	load := func(text string) string {

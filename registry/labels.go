@@ -127,3 +127,10 @@ func (l *Labels) UnmarshalJSON(text []byte) error {
 	*l = LabelsOf(m)
 	return err
 }
+
+// Given reports whether a label is given by the driver of that name alone, from what the operator or the registry says: no metadata
+// that an instance has itself stands for it, or a filter could be passed by whoever may register one instance.
+func Given(label, driver string) bool {
+	prefix, _, ok := strings.Cut(label, ".")
+	return ok && (prefix == "tag" || prefix == "node" || prefix == driver)
+}

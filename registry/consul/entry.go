@@ -3,7 +3,6 @@ package consul
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -223,6 +222,10 @@ func (c *config) labels(e *entry) map[string]string {
 		}
 	}
 	m[labelID], m[labelNode], m[labelDatacenter] = e.Service.ID, e.Node.Node, e.Node.Datacenter
-	maps.Copy(m, e.Service.Meta)
+	for k, v := range e.Service.Meta {
+		if !registry.Given(k, "consul") {
+			m[k] = v
+		}
+	}
 	return m
 }

@@ -3,6 +3,7 @@ package consul
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -90,6 +91,12 @@ func TestLabelsAndLocality(t *testing.T) {
 	want := map[string]string{"version": "v1", "tag.prod": "true", "node.rack": "r7", "consul.id": "reviews-1", "consul.node": "h1", "consul.datacenter": "dc1"}
 	if d := cmp.Diff(want, s.Endpoints[0].Meta.Map()); d != "" {
 		t.Error(d)
+	}
+	s, _ = one(t, `node_meta = ["rack"]`, reviews(func(e *entry) {
+		maps.Copy(e.Service.Meta, map[string]string{"tag.mesh": "true", "node.rack": "r1", "node.other": "x", "consul.node": "h9"})
+	}))
+	if d := cmp.Diff(want, s.Endpoints[0].Meta.Map()); d != "" {
+		t.Errorf("its own metadata stands for what Consul says: %s", d)
 	}
 	if l := s.Endpoints[0].Locality; l != (registry.Locality{Region: "dc1"}) {
 		t.Errorf("%+v", l)

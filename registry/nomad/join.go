@@ -210,7 +210,9 @@ func (t *table) labels(r *registration, a *alloc, n *node) map[string]string {
 	m := make(map[string]string, len(r.Tags)+len(t.config.nodeMeta)+9)
 	for _, tag := range r.Tags {
 		if k, v, ok := strings.Cut(tag, "="); ok && k != "" {
-			m[k] = v
+			if !registry.Given(k, "nomad") {
+				m[k] = v
+			}
 		} else if tag != "" {
 			m[labelTag+tag] = "true"
 		}
