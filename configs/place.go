@@ -2,6 +2,7 @@ package configs
 
 import (
 	"bytes"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -89,11 +90,13 @@ func withoutValues(line string) string {
 	if name, _, ok := strings.Cut(line, "="); ok {
 		return name + "= ..."
 	}
-	if end := strings.TrimRight(line, " \t\r"); strings.HasSuffix(end, "{") || strings.HasSuffix(end, "}") {
+	if blockHead.MatchString(line) {
 		return line
 	}
 	return ""
 }
+
+var blockHead = regexp.MustCompile(`^\s*([a-z_]+(\s+"[^"]*")*\s*\{)?[\s}]*$`)
 
 // setSnippet stores the source line, cut around the column, with what a terminal would obey made visible.
 func (d *Diagnostic) setSnippet(line string) {
