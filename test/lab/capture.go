@@ -54,7 +54,7 @@ table inet site {
 	// others is what a host has that is not the mesh's: tables, addresses and routes, and what processes find names by that are no
 	// workload.
 	others = `for t in $(nft list tables | grep -v 'inet wattle$' | cut -d' ' -f2- | tr ' ' '/'); do nft list table $(echo $t | tr '/' ' '); done
-ip -o address | sed 's/valid_lft.*//'; ip rule; ip route; cat /etc/hosts /etc/nsswitch.conf /etc/resolv.conf; readlink -f /etc/resolv.conf; ls -l /run/systemd/resolve 2>/dev/null | grep -v ^total
+ip -o address | sed 's, tentative,,; s,valid_lft.*,,'; ip rule; ip route; cat /etc/hosts /etc/nsswitch.conf /etc/resolv.conf; readlink -f /etc/resolv.conf; ls -l /run/systemd/resolve 2>/dev/null | grep -v ^total
 nsenter -t $(systemctl show -P MainPID other.service) -m cat /etc/resolv.conf; systemctl show -P DropInPaths other.service; sysctl -a 2>/dev/null | grep -E '^net\.ipv[46]\.(conf|ip_)' | grep -vE 'stable_secret|mtu'`
 )
 

@@ -123,12 +123,13 @@ func appSteered(ctx context.Context, w *world) error {
 // appFails kills the callee's application, which systemd does not start again.
 func appFails(ctx context.Context, w *world) error {
 	return w.second(ctx, func(*third) error {
-		var killed time.Time
+		var before, after time.Time // it was killed between them
 		o, err := w.under(ctx, func() error {
-			killed = time.Now()
+			before = time.Now()
 			if _, err := w.callee.run(ctx, "systemctl", "kill", "--signal=KILL", appName); err != nil {
 				return err
 			}
+			after = time.Now()
 			if err := w.wait(ctx, w.side); err != nil {
 				return err
 			}
@@ -144,7 +145,7 @@ func appFails(ctx context.Context, w *world) error {
 		const longest = time.Second
 		other := 0
 		for _, due := range o.Times {
-			if due.Before(killed.Add(-longest)) || due.After(killed.Add(lookAgain)) {
+			if due.Before(before.Add(-longest)) || due.After(after.Add(lookAgain)) {
 				other++
 			}
 		}

@@ -134,7 +134,7 @@ find / -xdev \( -path /proc -o -path /sys -o -path /root -o -path /tmp -o -path 
 find /run /dev/shm /var/lib/private /var/tmp -name '*wattle*' -o -name '*envoy*' | sort
 find /run/systemd/system /run/systemd/resolved.conf.d /etc/systemd | sort
 getent passwd; getent group; systemctl list-units --all --plain --no-legend 'wattle*' '*.slice'; systemctl list-unit-files --no-legend 'wattle*'; nft list ruleset
-ip -o address; ip rule; ip route; cat /etc/resolv.conf
+ip -o address | sed 's, tentative,,; s,valid_lft.*,,'; ip rule; ip route; cat /etc/resolv.conf
 ps -eo args= | grep -E 'wattle|envoy' | grep -v grep`
 
 // everything lists what there is on a host.
