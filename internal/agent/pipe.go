@@ -33,7 +33,7 @@ var noPipes = []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib6
 // checkPipe says why no Envoy may be told to listen at a path. What cannot be looked at is refused.
 func checkPipe(path string) error {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path || len(path) > maxPipe || strings.ContainsRune(path, 0) {
-		return fmt.Errorf("socket %q: it must be an absolute path of at most %d bytes, without . and ..", path, maxPipe)
+		return fmt.Errorf("socket %q: it must be an absolute path of at most %d bytes that has no . or .. in it", path, maxPipe)
 	}
 	folders := []string{filepath.Dir(path)}
 	switch real, err := filepath.EvalSymlinks(folders[0]); {
