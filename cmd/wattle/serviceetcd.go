@@ -156,6 +156,9 @@ func (d *etcdDesk) register(ctx context.Context, s *configs.Service, run api.Run
 	} else {
 		changed, err = d.to.Hold(ctx, e, time.Duration(s.TTL), run.Renew)
 	}
+	if errors.Is(err, etcd.ErrEnded) {
+		return api.DismissedAnswer(s, d.to.Key(e.Service, e.Instance)+" was deregistered"), nil
+	}
 	if err != nil {
 		return api.ServiceAnswer{}, d.fault(refOf(s), err)
 	}

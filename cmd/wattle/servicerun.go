@@ -20,6 +20,7 @@ import (
 
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api"
+	"github.com/wattle-mesh/wattle/registry/etcd"
 )
 
 func newServiceRun() *cobra.Command {
@@ -38,7 +39,9 @@ needs KillMode=mixed, as systemd otherwise sends SIGTERM to all of its processes
 
 If the agent does not answer within 3 s, COMMAND runs all the same and is registered as soon as the agent does. What is refused for
 its content or its user is not run. With a -check callers come only when COMMAND is ready; with an -address, when it accepts
-connections there, or after 10 s.`,
+connections there, or after 10 s.
+
+What somebody deregisters while COMMAND runs stays so: run says it once, and COMMAND runs on unregistered.`,
 		Args: args(cobra.MinimumNArgs(1)),
 	}
 	place := newPlaceFlags(cmd)
@@ -221,7 +224,7 @@ func denied(err error) bool {
 	return ok && e.Status >= 400 && e.Status < 500 && e.Status != http.StatusTooManyRequests
 }
 
-// register registers all, and says what the server refuses.
+// register registers all, and says what the server refuses. What somebody has deregistered is this run's no more.
 func (r *runner) register(ctx context.Context, wait time.Duration) error {
 	got, err := r.desk.RegisterAll(ctx, api.ServicesRequest{Services: r.services, Wait: configs.Duration(wait), Run: api.Run{ID: r.id, Renew: r.known}})
 	r.tried, r.known = true, r.known || err == nil
@@ -229,6 +232,10 @@ func (r *runner) register(ctx context.Context, wait time.Duration) error {
 		return err
 	}
 	for _, a := range got {
+		if a.State == api.StateDeregistered {
+			r.say("%s: %s; the program runs on unregistered", a.ServiceRef, a.Reason)
+			r.services = slices.DeleteFunc(slices.Clone(r.services), func(s *configs.Service) bool { return refOf(s) == a.ServiceRef })
+		}
 		if a.State == api.StateRefused && a.Reason != "" {
 			r.say("%s is refused: %s", a.ServiceRef, a.Reason)
 		}
@@ -253,7 +260,7 @@ func refOf(s *configs.Service) api.ServiceRef {
 	return api.ServiceRef{Namespace: s.Namespace, Name: s.Name, Instance: s.Instance}
 }
 
-// keep registers until that has worked, then sends heartbeats, until ctx is done. A registration is its own heartbeat.
+// keep registers until that has worked, then sends heartbeats, until ctx is done or nothing is left to register. A registration is its own heartbeat.
 func (r *runner) keep(ctx context.Context) {
 	if r.listen(ctx); ctx.Err() != nil {
 		return
@@ -263,7 +270,7 @@ func (r *runner) keep(ctx context.Context) {
 		pause := r.beat()
 		err := r.register(ctx, wait)
 		switch {
-		case ctx.Err() != nil:
+		case ctx.Err() != nil || len(r.services) == 0:
 			return
 		case err != nil:
 			if !lost {
@@ -286,9 +293,10 @@ func (r *runner) keep(ctx context.Context) {
 	}
 }
 
-// beat is how long to pause between heartbeats: a third of the shortest ttl.
+// beat is how long to pause between heartbeats: a third of the shortest ttl, and so often that the farewell of what somebody deregisters in
+// etcd is seen.
 func (r *runner) beat() time.Duration {
-	out := time.Minute
+	out := etcd.Farewell / 2
 	for _, s := range r.services {
 		if ttl := time.Duration(s.TTL); ttl > 0 {
 			out = min(out, ttl/3)

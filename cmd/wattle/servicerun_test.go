@@ -22,6 +22,7 @@ import (
 type fakeDesk struct {
 	mu     sync.Mutex
 	err    error
+	ended  bool // somebody has deregistered what a run renews
 	log    []string
 	events chan string
 }
@@ -52,6 +53,11 @@ func (d *fakeDesk) done() []string {
 
 func (d *fakeDesk) RegisterAll(_ context.Context, r api.ServicesRequest) (out []api.ServiceAnswer, err error) {
 	for _, s := range r.Services {
+		if d.ended && r.Renew {
+			out = append(out, api.DismissedAnswer(s, "it was deregistered"))
+			err = errors.Join(err, d.note("refuse "+s.Name))
+			continue
+		}
 		out = append(out, api.ServiceAnswer{ServiceStatus: api.ServiceStatus{ServiceRef: refOf(s), State: api.StateAccepted}})
 		err = errors.Join(err, d.note("register "+s.Name))
 	}
@@ -220,5 +226,31 @@ func TestWhatIsRefusedIsNotRun(t *testing.T) {
 	}
 	if _, err := os.Stat(s.file); err == nil {
 		t.Error("it was run")
+	}
+}
+
+func TestWhatIsDeregisteredRunsOnUnregistered(t *testing.T) {
+	s := newPlay(t)
+	s.id = "a"
+	s.desk.ended = true
+	ended := s.start(patient)
+	s.wait("ready")
+	for what := range s.desk.events {
+		if what == "refuse web" {
+			break
+		}
+	}
+	s.signal(syscall.SIGUSR1) // it lives
+	s.wait("USR1")
+	s.signal(syscall.SIGTERM)
+	if err := <-ended; !errors.Is(err, childExit(9)) {
+		t.Errorf("it ends with %v", err)
+	}
+	if got := strings.Join(s.desk.log, ", "); got != "register web, refuse web" {
+		t.Errorf("the agent hears: %s", got)
+	}
+	const want = "wattle: default/web: it was deregistered, and its run does not bring it back; start that again, or register it: wattle service register; the program runs on unregistered\n"
+	if got := s.said.String(); got != want {
+		t.Errorf("it says %q", got)
 	}
 }

@@ -72,6 +72,11 @@ func (d *desk) deregister(who client, key workload, run string) (api.ServiceAnsw
 	if run != "" && run != e.Run {
 		return api.ServiceAnswer{ServiceStatus: was}, nil
 	}
+	if run == "" {
+		if err := d.dismiss(d.ended.With(was.ServiceRef, time.Now())); err != nil {
+			return api.ServiceAnswer{}, err
+		}
+	}
 	next := maps.Clone(d.own)
 	delete(next, key)
 	if err := d.save(next); err != nil {

@@ -52,6 +52,7 @@ type desk struct {
 
 	mu       sync.Mutex
 	own      map[workload]*entry // through the socket
+	ended    api.Dismissed       // of own
 	declared map[workload]*entry // by files
 	since    map[workload]uint64 // the revision that brought a registration, of what is in held
 	heard    map[workload]time.Time

@@ -9,7 +9,10 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
+
+	"github.com/wattle-mesh/wattle/internal/api"
 )
 
 // registeredFile keeps what was registered through the socket. Beside it are the generation before, and what could not be
@@ -18,6 +21,8 @@ const (
 	registeredFile = "registered.json"
 	olderSuffix    = ".old"
 	badSuffix      = ".bad"
+
+	endedFile = "deregistered.json" // keeps what of that was ended by somebody
 )
 
 // registeredAlarm is the name of the alarm that the registrations could not be read.
@@ -26,6 +31,9 @@ const registeredAlarm = "registered"
 // load takes over what was registered before. A file that is damaged is set aside: an agent that does not start serves nobody,
 // and what is lost can be registered again.
 func (d *desk) load() error {
+	if err := d.loadEnded(); err != nil {
+		return err
+	}
 	text, err := os.ReadFile(d.keep)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -116,4 +124,37 @@ func (d *desk) save(own map[workload]*entry) error {
 	d.kept = text
 	d.warn()
 	return nil
+}
+
+// loadEnded takes over which registrations were ended. If that is damaged, runs that live bring back what was.
+func (d *desk) loadEnded() error {
+	path := filepath.Join(d.disk.dir, endedFile)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("what was deregistered with wattle service deregister: %w", err)
+	}
+	if err := json.Unmarshal(text, &d.ended); err != nil {
+		d.ended = nil
+		d.log.Error("what was deregistered is damaged and forgotten, runs may bring it back", "file", path, "error", err)
+	}
+	return nil
+}
+
+// dismiss replaces what is remembered of registrations that were ended, on disk first. The caller holds d.mu.
+func (d *desk) dismiss(next api.Dismissed) error {
+	if slices.Equal(next, d.ended) {
+		return nil
+	}
+	text, err := json.Marshal(next)
+	path := filepath.Join(d.disk.dir, endedFile)
+	if err == nil {
+		err = writeFile(path, text)
+	}
+	if d.disk.note(path, err); err == nil {
+		d.ended = next
+	}
+	return err
 }

@@ -21,6 +21,8 @@ func (d *desk) enroll(ctx context.Context, who client, all []*configs.Service, r
 	now := time.Now()
 	was, next := d.own, maps.Clone(d.own)
 	var changed []*entry
+	var first []api.ServiceRef // that no run renews
+	refused := map[workload]api.ServiceAnswer{}
 	for _, s := range all {
 		e := (&entry{Service: s, UID: who.uid, Trusted: d.trusted(who.uid), Run: run.ID, Registered: now.UTC().Truncate(time.Second)}).finish()
 		if err := d.mayChange(who, e.key()); err != nil {
@@ -30,6 +32,13 @@ func (d *desk) enroll(ctx context.Context, who client, all []*configs.Service, r
 		if old != nil {
 			e.UID, e.Registered = old.UID, old.Registered // whose it is stays, also when root changes it
 			e.finish()
+		}
+		if answer, ended := d.ended.Refuse(s, now); ended && run.Renew && old == nil {
+			refused[e.key()] = answer
+			continue
+		}
+		if !run.Renew {
+			first = append(first, api.ServiceRef{Namespace: s.Namespace, Name: s.Name, Instance: s.Instance})
 		}
 		if run.Renew && old != nil && old.Run != run.ID || old.same(e) && (run.ID == "" || run.ID == old.Run) {
 			continue // a later run, or somebody's hand, has it now; or nothing is new
@@ -48,9 +57,16 @@ func (d *desk) enroll(ctx context.Context, who client, all []*configs.Service, r
 			return nil, err
 		}
 	}
+	if err := d.dismiss(d.ended.Without(first...)); err != nil {
+		d.log.Error("what is registered anew counts as deregistered once it is gone", "error", err)
+	}
 	out := make([]api.ServiceAnswer, 0, len(all))
 	for _, s := range all {
 		key := workload{s.Namespace, s.Name, s.Instance}
+		if answer, ok := refused[key]; ok {
+			out = append(out, answer)
+			continue
+		}
 		e, old := next[key], was[key]
 		news := e != old && !old.same(e)
 		if news {

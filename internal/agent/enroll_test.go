@@ -3,6 +3,7 @@ package agent
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,5 +102,53 @@ func TestTheEndOfAnEarlierRunDoesNotEndALaterOne(t *testing.T) {
 	}
 	if leave("old") || !leave("") {
 		t.Error("a run ends what a command registered, or the command cannot")
+	}
+}
+
+func TestARunDoesNotBringBackWhatWasDeregistered(t *testing.T) {
+	dir := t.TempDir()
+	d := deskAt(t, dir)
+	web := workload{"default", "web", ""}
+	register := func(run api.Run) []api.ServiceAnswer {
+		t.Helper()
+		all, err := d.enroll(t.Context(), client{0}, []*configs.Service{service("web", 80), service("admin", 81)}, run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	leave := func(key workload, run string) {
+		t.Helper()
+		if got, err := d.deregister(client{0}, key, run); err != nil || !got.Changed {
+			t.Fatalf("%+v, %v", got, err)
+		}
+	}
+	register(api.Run{ID: "a"})
+	leave(web, "")
+	for range 2 { // also of an agent that was restarted
+		got := register(api.Run{ID: "a", Renew: true})
+		if got[0].State != api.StateDeregistered || got[0].Changed || !strings.Contains(got[0].Reason, "wattle service register") || got[1].State == api.StateDeregistered || d.reported() != "admin" {
+			t.Errorf("%s: %+v", d.reported(), got)
+		}
+		d = deskAt(t, dir)
+	}
+	// Who registers it the first time has it, and renews it when it is gone otherwise.
+	register(api.Run{ID: "b"})
+	leave(web, "b")
+	if got := register(api.Run{ID: "b", Renew: true}); !got[0].Changed || d.reported() != "admin web" {
+		t.Errorf("%s: %+v", d.reported(), got)
+	}
+	d = deskAt(t, t.TempDir()) // it has lost everything
+	if got := register(api.Run{ID: "b", Renew: true}); !got[0].Changed || !got[1].Changed {
+		t.Errorf("%+v", got)
+	}
+	// A damaged file forgets, and the agent starts.
+	leave(web, "")
+	if err := os.WriteFile(filepath.Join(d.disk.dir, endedFile), []byte("["), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d = deskAt(t, d.disk.dir)
+	if got := register(api.Run{ID: "b", Renew: true}); !got[0].Changed {
+		t.Errorf("%+v", got)
 	}
 }

@@ -138,7 +138,7 @@ var (
 	identityFiles = []string{nodeCertFile, rootsFile, nodeKeyFile}
 	stateFiles    = []string{
 		keptFolder, provenFolder, barredFolder, certsFolder, resolvFolder, servicesFile, drainsFile,
-		registeredFile, registeredFile + olderSuffix, registeredFile + badSuffix, registeredFile + olderSuffix + badSuffix,
+		registeredFile, registeredFile + olderSuffix, registeredFile + badSuffix, registeredFile + olderSuffix + badSuffix, endedFile,
 	}
 )
 

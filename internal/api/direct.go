@@ -58,6 +58,13 @@ func (r *Registrar) loadDirect() error {
 		d := &direct{Service: s, kept: kept, heard: now}
 		r.direct[d.ref()] = d
 	}
+	text, err := r.o.Store.Dismissed()
+	if err != nil || text == nil {
+		return err
+	}
+	if err := json.Unmarshal(text, &r.ended); err != nil {
+		return fmt.Errorf("store: what was deregistered: %w", err)
+	}
 	return nil
 }
 
@@ -109,7 +116,7 @@ func (r *Registrar) Enroll(all []*configs.Service, run Run) ([]ServiceAnswer, er
 	defer r.writing.Unlock()
 	now := time.Now()
 	var changed []*direct
-	news := map[ServiceRef]bool{}
+	news, refused := map[ServiceRef]bool{}, map[ServiceRef]ServiceAnswer{}
 	for _, s := range all {
 		d, err := newDirect(s, run, now)
 		if err != nil {
@@ -119,10 +126,19 @@ func (r *Registrar) Enroll(all []*configs.Service, run Run) ([]ServiceAnswer, er
 		if err != nil {
 			return nil, Of(s, all, err)
 		}
+		if answer, ended := r.ended.Refuse(s, now); ended && run.Renew && old == nil {
+			refused[d.ref()] = answer
+			continue
+		}
 		if run.Renew && old != nil && old.kept.Run != run.ID || same && (run.ID == "" || run.ID == old.kept.Run) {
 			continue // a later run, or somebody's hand, has it now; or nothing is new
 		}
 		changed, news[d.ref()] = append(changed, d), !same
+	}
+	if !run.Renew {
+		if err := r.dismiss(r.ended.Without(refsOf(all)...)); err != nil {
+			return nil, err
+		}
 	}
 	if len(changed) > 0 {
 		kept := make([]store.Endpoint, 0, len(changed))
@@ -144,6 +160,10 @@ func (r *Registrar) Enroll(all []*configs.Service, run Run) ([]ServiceAnswer, er
 	moved := len(changed) > 0
 	out := make([]ServiceAnswer, 0, len(all))
 	for _, s := range all {
+		if answer, ok := refused[refOf(s)]; ok {
+			out = append(out, answer)
+			continue
+		}
 		d := r.direct[refOf(s)]
 		if d.kept.Run == "" || d.kept.Run == run.ID || !run.Renew { // of a later run the life of an earlier one says nothing
 			moved, d.heard, d.late = moved || d.late, now, false
@@ -265,6 +285,11 @@ func (r *Registrar) Deregister(ref ServiceRef, run string) (ServiceAnswer, error
 		defer r.mu.Unlock()
 		return ServiceAnswer{ServiceStatus: d.status(time.Now())}, nil
 	}
+	if run == "" {
+		if err := r.dismiss(r.ended.With(ref, time.Now())); err != nil {
+			return ServiceAnswer{}, err
+		}
+	}
 	if err := r.o.Store.DeleteEndpoints([]store.Endpoint{d.kept}); err != nil {
 		return ServiceAnswer{}, err
 	}
@@ -274,6 +299,21 @@ func (r *Registrar) Deregister(ref ServiceRef, run string) (ServiceAnswer, error
 	r.rebuild()
 	r.o.Log.Info("service deregistered", "service", ref.String())
 	return ServiceAnswer{ServiceStatus: d.status(time.Now()), Changed: true}, nil
+}
+
+// dismiss replaces what is remembered of registrations that were ended, on disk first. The caller holds r.writing.
+func (r *Registrar) dismiss(next Dismissed) error {
+	if slices.Equal(next, r.ended) {
+		return nil
+	}
+	text, err := json.Marshal(next)
+	if err == nil {
+		err = r.o.Store.SaveDismissed(text)
+	}
+	if err == nil {
+		r.ended = next
+	}
+	return err
 }
 
 // Heartbeat notes that a service lives. It must have a ttl if that is needed.

@@ -359,6 +359,43 @@ func TestTheEndOfAnEarlierRunDoesNotEndALaterOne(t *testing.T) {
 	}
 }
 
+func TestARunDoesNotBringBackWhatWasDeregistered(t *testing.T) {
+	s := newSite(t, "127.0.0.1:0")
+	s.policy(nil)
+	ctx, ref := t.Context(), ServiceRef{"shop", "db", "10.0.0.9"}
+	register := func(run Run) ServiceAnswer {
+		t.Helper()
+		got, err := s.client.Register(ctx, ServiceRequest{Service: outside("db", "10.0.0.9"), Run: run})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	register(Run{ID: "a"})
+	if got, err := s.client.Deregister(ctx, ref); err != nil || !got.Changed {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if got := register(Run{ID: "a", Renew: true}); got.State != StateDeregistered || got.Changed || !strings.Contains(got.Reason, "wattle service register") {
+		t.Errorf("%+v", got)
+	}
+	again, err := NewRegistrar(s.registrar.o) // it outlives the server
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := again.Enroll([]*configs.Service{outside("db", "10.0.0.9")}, Run{ID: "a", Renew: true}); err != nil || got[0].State != StateDeregistered || len(again.Direct()) != 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got := register(Run{ID: "b"}); !got.Changed {
+		t.Errorf("%+v", got)
+	}
+	if got, err := s.client.Leave(ctx, ref, "b"); err != nil || !got.Changed {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if got := register(Run{ID: "b", Renew: true}); !got.Changed {
+		t.Errorf("what its run has ended it cannot renew: %+v", got)
+	}
+}
+
 func TestSeveralServicesAreRegisteredOrNone(t *testing.T) {
 	s := newSite(t, "127.0.0.1:0")
 	s.policy(nil)

@@ -53,6 +53,7 @@ type Registrar struct {
 	left     map[string]time.Time // when nodes left that have not been forgotten yet
 	untold   bool                 // Report may have to be told something
 	direct   map[ServiceRef]*direct
+	ended    Dismissed // of direct; writing guards it, not mu
 	overlays map[registry.Name]overlay
 	streams  uint64            // of reports, that were ever opened
 	expel    func(node string) // told of nodes that leave; nil: nobody is

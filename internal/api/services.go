@@ -85,6 +85,8 @@ const (
 	StateAccepted = "accepted" // it counts
 	StateRefused  = "refused"  // it does not; Reason says why
 	StatePending  = "pending"  // the server has not said
+
+	StateDeregistered = "deregistered" // somebody has ended it, so its run, which renews it, is refused
 )
 
 // ServiceRequest is the body of PUT /v1/services/...: at an agent a workload of its host, at the server a service with
@@ -115,7 +117,8 @@ const MaxServices = 128
 // same workload, has registered. The zero value is of commands that do not end what they registered.
 type Run struct {
 	ID string `json:"run,omitempty"` // of letters, digits, hyphens, at most 64
-	// Renew says that the run has registered before. It then changes nothing if another has since.
+	// Renew says that the run has registered before. It then changes nothing if another has since, or if somebody has
+	// deregistered the service: that is answered with StateDeregistered.
 	Renew bool `json:"renew,omitempty"`
 }
 
@@ -141,6 +144,14 @@ func Of(s *configs.Service, all []*configs.Service, err error) error {
 
 func refOf(s *configs.Service) ServiceRef { return ServiceRef{s.Namespace, s.Name, s.Instance} }
 
+func refsOf(all []*configs.Service) []ServiceRef {
+	out := make([]ServiceRef, 0, len(all))
+	for _, s := range all {
+		out = append(out, refOf(s))
+	}
+	return out
+}
+
 // ServiceStatus is a registration and how it is.
 type ServiceStatus struct {
 	ServiceRef
@@ -149,7 +160,7 @@ type ServiceStatus struct {
 	UID          *uint32          `json:"uid,omitempty"`       // of the user who registered it at an agent's socket
 	Registered   time.Time        `json:"registered,omitzero"` // when it was first; not of files
 	State        string           `json:"state"`
-	Reason       string           `json:"reason,omitempty"`        // why it is refused or pending
+	Reason       string           `json:"reason,omitempty"`        // why it is refused, pending or deregistered
 	Health       string           `json:"health"`                  // healthy, unhealthy, draining or unknown
 	HealthReason string           `json:"health_reason,omitempty"` //
 	Heartbeat    time.Time        `json:"heartbeat,omitzero"`      // the last one, or since when one is waited for

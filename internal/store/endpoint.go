@@ -46,3 +46,20 @@ func (s *Store) DeleteEndpoints(all []Endpoint) error {
 
 // Endpoints returns all endpoints, sorted by namespace, service and instance.
 func (s *Store) Endpoints() ([]Endpoint, error) { return all[Endpoint](s.db, endpointBucket) }
+
+// dismissedKey is where the meta bucket has what SaveDismissed keeps.
+const dismissedKey = "dismissed"
+
+// SaveDismissed keeps which endpoints were ended by somebody, in JSON.
+func (s *Store) SaveDismissed(text json.RawMessage) error {
+	return s.update(func(tx *bbolt.Tx) error { return put(tx, metaBucket, []byte(dismissedKey), text) })
+}
+
+// Dismissed returns that, nil if there is none.
+func (s *Store) Dismissed() (text json.RawMessage, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		text, _, err = get[json.RawMessage](tx, metaBucket, []byte(dismissedKey))
+		return err
+	})
+	return text, err
+}

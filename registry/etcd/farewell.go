@@ -11,12 +11,15 @@ import (
 	"github.com/wattle-mesh/wattle/registry"
 )
 
-// farewell is how long the key of an instance that was deregistered stays, as draining: whoever reads etcd learns from it
+// Farewell is how long the key of an instance that was deregistered stays, as draining: whoever reads etcd learns from it
 // that the instance was meant to go. A key that is merely gone may be one that etcd lost.
-const farewell = 30 * time.Second
+const Farewell = 30 * time.Second
 
-// deregistered is the reason of an instance's health during its farewell.
-const deregistered = "deregistered"
+// The reasons of an instance's health during its farewell.
+const (
+	deregistered = "deregistered" // somebody wanted it to go
+	left         = "its run has ended"
+)
 
 // Delete takes an instance out: it is draining at once, and its key goes by a lease after half a minute. It reports
 // whether there was something to take out.
@@ -28,8 +31,13 @@ func (w *Writer) Delete(ctx context.Context, service registry.Name, instance str
 	return was, err
 }
 
-// dismiss is Delete of a key; with a revision only if the key was written last then.
+// dismiss is Delete of a key; with a revision only if the key was written last then,
+// by who leaves.
 func (w *Writer) dismiss(ctx context.Context, key string, revision int64) (was bool, err error) {
+	why := deregistered
+	if revision != 0 {
+		why = left
+	}
 	for {
 		got, err := w.client.Get(ctx, key)
 		if err != nil || len(got.Kvs) == 0 {
@@ -39,12 +47,12 @@ func (w *Writer) dismiss(ctx context.Context, key string, revision int64) (was b
 		if parted(kv.Value) || revision != 0 && kv.ModRevision != revision {
 			return false, nil
 		}
-		lease, err := w.client.Grant(ctx, seconds(farewell))
+		lease, err := w.client.Grant(ctx, seconds(Farewell))
 		if err != nil {
 			return false, err
 		}
 		leave := clientv3.OpDelete(key) // what cannot be read has no endpoint that drains
-		if value, ok := parting(kv.Value); ok {
+		if value, ok := parting(kv.Value, why); ok {
 			leave = clientv3.OpPut(key, string(value), clientv3.WithLease(lease.ID))
 		}
 		done, err := w.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", kv.ModRevision)).Then(leave).Commit()
@@ -62,20 +70,26 @@ func (w *Writer) dismiss(ctx context.Context, key string, revision int64) (was b
 }
 
 // parting makes the value of an instance that leaves, if it is one.
-func parting(value []byte) ([]byte, bool) {
+func parting(value []byte, why string) ([]byte, bool) {
 	var v map[string]any
 	d := json.NewDecoder(bytes.NewReader(value))
 	d.UseNumber()
 	if _, _, err := decode(value); err != nil || d.Decode(&v) != nil {
 		return nil, false
 	}
-	v["health"], v["reason"] = registry.Draining, deregistered
+	v["health"], v["reason"] = registry.Draining, why
 	out, err := json.Marshal(v)
 	return out, err == nil
 }
 
 // parted reports whether a value is one of parting.
 func parted(value []byte) bool {
+	i, _, err := decode(value)
+	return err == nil && i.Health == registry.Draining && (i.Reason == deregistered || i.Reason == left)
+}
+
+// dismissed reports whether a value is one of parting that somebody wanted to go, and not its run.
+func dismissed(value []byte) bool {
 	i, _, err := decode(value)
 	return err == nil && i.Health == registry.Draining && i.Reason == deregistered
 }

@@ -23,6 +23,7 @@ var (
 	ErrEntry   = errors.New("no instance can be written so")
 	ErrMissing = errors.New("there is no such key")
 	ErrNoLease = errors.New("the key has no lease")
+	ErrEnded   = errors.New("the key was deregistered")
 )
 
 // WriterOptions are the attributes of a registry block, for who has none. Empty ones are not set.
@@ -37,6 +38,7 @@ type Writer struct {
 	config
 	client *clientv3.Client // nil: not connected
 	held   map[string]int64 // the revision at which Hold wrote a key
+	ended  map[string]bool  // keys that Hold found deregistered
 }
 
 // OpenWriter makes a Writer for the cluster of a registry block. It connects to nothing yet. The Writer is nil if the
@@ -123,7 +125,8 @@ func (w *Writer) Put(ctx context.Context, e Entry, ttl time.Duration) (changed b
 }
 
 // Hold is Put by who ends what it writes, with Leave, and nothing that another has written since. The first time it takes the key
-// over, whatever it says; when it renews, it changes nothing if the key is another's.
+// over, whatever it says; when it renews, it changes nothing if the key is another's. Errors match ErrEnded if it renews what
+// somebody has deregistered since, as the farewell tells; from then on it stays so, until the key is taken over again.
 func (w *Writer) Hold(ctx context.Context, e Entry, ttl time.Duration, renew bool) (changed bool, err error) {
 	value, err := w.encode(e)
 	if err != nil {
@@ -131,29 +134,66 @@ func (w *Writer) Hold(ctx context.Context, e Entry, ttl time.Duration, renew boo
 	}
 	key := w.Key(e.Service, e.Instance)
 	err = w.do(ctx, func(ctx context.Context) error {
-		got, err := w.client.Get(ctx, key)
-		if err != nil {
-			return err
-		}
-		if renew && len(got.Kvs) == 1 && !parted(got.Kvs[0].Value) {
-			if kv := got.Kvs[0]; kv.ModRevision == w.held[key] && kv.Lease != 0 {
-				_, err = w.client.KeepAliveOnce(ctx, clientv3.LeaseID(kv.Lease))
+		changed, err = w.hold(ctx, key, value, seconds(ttl), renew)
+		return err
+	})
+	return changed, err
+}
+
+func (w *Writer) hold(ctx context.Context, key string, value []byte, ttl int64, renew bool) (changed bool, err error) {
+	if renew && w.ended[key] {
+		return false, ErrEnded
+	}
+	for {
+		var seen []clientv3.Cmp // what must be so still when it is written
+		if renew {
+			rev, keep, err := w.standing(ctx, key)
+			if err != nil || keep {
+				return false, err
 			}
-			if !errors.Is(err, rpctypes.ErrLeaseNotFound) {
-				return err
-			}
+			seen = []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", rev)}
 		}
-		at, err := w.write(ctx, key, value, seconds(ttl))
+		at, err := w.write(ctx, key, value, ttl, seen...)
+		if errors.Is(err, errMoved) {
+			continue
+		}
 		if err != nil {
-			return err
+			return false, err
 		}
 		if w.held == nil {
 			w.held = map[string]int64{}
 		}
-		w.held[key], changed = at, true
-		return nil
-	})
-	return changed, err
+		w.held[key] = at
+		delete(w.ended, key)
+		return true, nil
+	}
+}
+
+// standing looks what has become of a key that Hold wrote, and keeps it alive. keep says that it stays as it is; if not it is to be
+// written anew, over what is there of the revision rev, 0 for nothing.
+func (w *Writer) standing(ctx context.Context, key string) (rev int64, keep bool, err error) {
+	got, err := w.client.Get(ctx, key)
+	if err != nil || len(got.Kvs) == 0 {
+		return 0, false, err
+	}
+	kv := got.Kvs[0]
+	switch {
+	case dismissed(kv.Value):
+		if w.ended == nil {
+			w.ended = map[string]bool{}
+		}
+		w.ended[key] = true
+		return 0, false, ErrEnded
+	case parted(kv.Value):
+		return kv.ModRevision, false, nil
+	case kv.ModRevision != w.held[key] || kv.Lease == 0:
+		return 0, true, nil
+	}
+	_, err = w.client.KeepAliveOnce(ctx, clientv3.LeaseID(kv.Lease))
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return kv.ModRevision, false, nil
+	}
+	return 0, true, err
 }
 
 // Leave is Delete of what Hold wrote, unless another has written it since.
@@ -188,22 +228,27 @@ func (w *Writer) put(ctx context.Context, key string, value []byte, ttl int64) (
 	return err == nil, err
 }
 
-// write puts a key with a lease of its own, and returns the revision of that.
-func (w *Writer) write(ctx context.Context, key string, value []byte, ttl int64) (revision int64, err error) {
-	if ttl == 0 {
-		got, err := w.client.Put(ctx, key, string(value))
+// errMoved is that a key is not what it was.
+var errMoved = errors.New("the key has changed")
+
+// write puts a key with a lease of its own, and returns the revision of that. Errors match errMoved if it is not as seen.
+func (w *Writer) write(ctx context.Context, key string, value []byte, ttl int64, seen ...clientv3.Cmp) (revision int64, err error) {
+	var lease clientv3.LeaseID
+	if ttl != 0 {
+		got, err := w.client.Grant(ctx, ttl)
 		if err != nil {
 			return 0, err
 		}
-		return got.Header.Revision, nil
+		lease = got.ID
 	}
-	lease, err := w.client.Grant(ctx, ttl)
-	if err != nil {
-		return 0, err
+	got, err := w.client.Txn(ctx).If(seen...).Then(clientv3.OpPut(key, string(value), clientv3.WithLease(lease))).Commit()
+	if err == nil && !got.Succeeded {
+		err = errMoved
 	}
-	got, err := w.client.Put(ctx, key, string(value), clientv3.WithLease(lease.ID))
 	if err != nil {
-		_, _ = w.client.Revoke(ctx, lease.ID) // it ends by itself otherwise
+		if lease != clientv3.NoLease {
+			_, _ = w.client.Revoke(ctx, lease) // it ends by itself otherwise
+		}
 		return 0, err
 	}
 	return got.Header.Revision, nil
@@ -266,7 +311,7 @@ func (w *Writer) do(ctx context.Context, ask func(context.Context) error) error 
 		}
 		return ask(ctx)
 	}()
-	if err == nil || errors.Is(err, ErrMissing) || errors.Is(err, ErrNoLease) {
+	if err == nil || errors.Is(err, ErrMissing) || errors.Is(err, ErrNoLease) || errors.Is(err, ErrEnded) {
 		return err
 	}
 	w.Close()

@@ -152,6 +152,38 @@ func TestTheEndOfAnEarlierHolderDoesNotEndALaterOne(t *testing.T) {
 	leave(old, true)
 }
 
+func TestAHolderDoesNotBringBackWhatWasDeleted(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, 1, security{})
+	w, other := newWriter(t, block(c.urls())), newWriter(t, block(c.urls()))
+	ctx, e := t.Context(), entry()
+	key := base + "shop/web/h1"
+	if _, err := w.Hold(ctx, e, time.Hour, false); err != nil {
+		t.Fatal(err)
+	}
+	if was, err := other.Delete(ctx, e.Service, "h1"); err != nil || !was {
+		t.Fatal(was, err)
+	}
+	for range 2 {
+		if changed, err := w.Hold(ctx, e, time.Hour, true); !errors.Is(err, ErrEnded) || changed {
+			t.Fatal(changed, err)
+		}
+		if _, err := c.client.Delete(ctx, key); err != nil { // the farewell is over
+			t.Fatal(err)
+		}
+	}
+	// Who takes it over has it, and renews what is gone otherwise.
+	if changed, err := w.Hold(ctx, e, time.Hour, false); err != nil || !changed {
+		t.Fatal(changed, err)
+	}
+	if _, err := c.client.Delete(ctx, key); err != nil {
+		t.Fatal(err)
+	}
+	if changed, err := w.Hold(ctx, e, time.Hour, true); err != nil || !changed {
+		t.Fatal(changed, err)
+	}
+}
+
 func TestALeaseIsSharedWithNobodyWhoLosesIt(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, 1, security{})
