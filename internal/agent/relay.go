@@ -85,12 +85,6 @@ type relay struct {
 	answers   *answers
 }
 
-// sources are the values that secrets were last made of.
-type sources struct {
-	cred *credential
-	held map[string]*leaf
-}
-
 func newRelay(o relayOptions) *relay {
 	r := &relay{
 		o: o, seats: newSeats(o.ID),
@@ -328,32 +322,6 @@ func (r *relay) takePlan(resp *xds.Response) error {
 	return nil
 }
 
-// secrets makes the secrets of this proxy when what they are made of has changed.
-func (r *relay) secrets(plan *planpb.HostPlan, held holdings, cred *credential) {
-	leaves := map[string]*leaf{}
-	for _, id := range r.identities(plan) {
-		if h := held[id]; h.leaf != nil {
-			leaves[id] = h.leaf
-		}
-	}
-	now := sources{cred, leaves}
-	if r.last.equal(now) {
-		return
-	}
-	secrets, err := makeSecrets(cred, leaves)
-	if err == nil {
-		var changes translator.Changes
-		changes, err = r.table.setSecrets(secrets)
-		if !changes.Empty() {
-			r.local.Apply(changes)
-		}
-	}
-	if err != nil {
-		r.o.Log.Error("cannot make the secrets", "proxy", r.o.ID, "error", err)
-	}
-	r.last = now
-}
-
 // turnAway closes the ways to workloads whose drain has come so far, and opens the others.
 func (r *relay) turnAway(plan *planpb.HostPlan, at map[workload]progress) {
 	changes, err := r.table.turnAway(turnAway(plan, at))
@@ -363,15 +331,6 @@ func (r *relay) turnAway(plan *planpb.HostPlan, at map[workload]progress) {
 	if !changes.Empty() {
 		r.local.Apply(changes)
 	}
-}
-
-func (r *relay) identities(plan *planpb.HostPlan) []string {
-	for _, p := range plan.GetProxies() {
-		if p.GetId() == r.o.ID {
-			return p.GetIdentities()
-		}
-	}
-	return nil
 }
 
 // open lets Envoy in once a complete state is there.
@@ -390,16 +349,4 @@ func (r *relay) open(plan *planpb.HostPlan, held holdings) {
 		}
 	}
 	close(r.ready)
-}
-
-func (s sources) equal(o sources) bool {
-	if s.cred != o.cred || len(s.held) != len(o.held) {
-		return false
-	}
-	for id, l := range s.held {
-		if o.held[id] != l {
-			return false
-		}
-	}
-	return true
 }

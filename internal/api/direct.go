@@ -301,21 +301,6 @@ func (r *Registrar) Deregister(ref ServiceRef, run string) (ServiceAnswer, error
 	return ServiceAnswer{ServiceStatus: d.status(time.Now()), Changed: true}, nil
 }
 
-// dismiss replaces what is remembered of registrations that were ended, on disk first. The caller holds r.writing.
-func (r *Registrar) dismiss(next Dismissed) error {
-	if slices.Equal(next, r.ended) {
-		return nil
-	}
-	text, err := json.Marshal(next)
-	if err == nil {
-		err = r.o.Store.SaveDismissed(text)
-	}
-	if err == nil {
-		r.ended = next
-	}
-	return err
-}
-
 // Heartbeat notes that a service lives. It must have a ttl if that is needed.
 func (r *Registrar) Heartbeat(ref ServiceRef, needed bool) (ServiceAnswer, error) {
 	r.mu.Lock()

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"slices"
 	"time"
 
@@ -52,4 +53,19 @@ func DismissedAnswer(s *configs.Service, why string) ServiceAnswer {
 		ServiceRef: refOf(s), Service: s, Origin: s.Origin, State: StateDeregistered, Health: "unknown",
 		Reason: why + ", and its run does not bring it back; start that again, or register it: wattle service register",
 	}}
+}
+
+// dismiss replaces what is remembered of registrations that were ended, on disk first. The caller holds r.writing.
+func (r *Registrar) dismiss(next Dismissed) error {
+	if slices.Equal(next, r.ended) {
+		return nil
+	}
+	text, err := json.Marshal(next)
+	if err == nil {
+		err = r.o.Store.SaveDismissed(text)
+	}
+	if err == nil {
+		r.ended = next
+	}
+	return err
 }
