@@ -3,8 +3,6 @@ package e2e
 import (
 	"strings"
 	"testing"
-
-	"github.com/wattle-mesh/wattle/test/load"
 )
 
 // TestDrainsUnderLoad takes one of two instances out by hand, and then its host, under the standard load. What has drained may
@@ -13,18 +11,7 @@ func TestDrainsUnderLoad(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, faults+shopOn(3))
 	m.reached(t, request{Addr: "127.0.X.11:9081"})
-	l, err := load.Start(t.Context(), load.Options{Rate: 100, Targets: []load.Target{
-		{Kind: load.Get, Addr: m.at("127.0.X.11:9081")},
-		{Kind: load.Post, Addr: m.at("127.0.X.11:9081")},
-		{Kind: load.H2, Addr: m.at("127.0.X.11:9081")},
-		{Kind: load.GRPC, Addr: m.at("127.0.X.11:9082")},
-		{Kind: load.TCP, Addr: m.at("127.0.X.11:9083")},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Stop()
-	tr := &trial{m, t, l, faultSide}
+	tr := m.startTrial(t, 100, faultSide)
 	app := m.apps["h3/shop"]
 	says := func(t *testing.T, out, want string) {
 		t.Helper()

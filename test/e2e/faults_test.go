@@ -155,14 +155,10 @@ func (tr *trial) silent(t *testing.T, host string, n int) {
 	}
 }
 
-// TestFaultsUnderLoad injects one fault after the other under the standard load; each has the load for 30 s before it and after it.
-func TestFaultsUnderLoad(t *testing.T) {
-	t.Parallel()
-	m := newMesh(t, faults+shopOn(3), "h2")
-	relay := m.relayed(t, "h2", "127.0.X.12", "shop", "")
-	m.sync()
-	m.reached(t, request{Addr: "127.0.X.11:9081"})
-	l, err := load.Start(t.Context(), load.Options{Targets: []load.Target{
+// startTrial has web call shop in every way, so many times a second; zero: as often as the standard load does. The load ends with t.
+func (m *mesh) startTrial(t *testing.T, rate float64, side time.Duration) *trial {
+	t.Helper()
+	l, err := load.Start(t.Context(), load.Options{Rate: rate, Targets: []load.Target{
 		{Kind: load.Get, Addr: m.at("127.0.X.11:9081")},
 		{Kind: load.Post, Addr: m.at("127.0.X.11:9081")},
 		{Kind: load.H2, Addr: m.at("127.0.X.11:9081")},
@@ -172,8 +168,18 @@ func TestFaultsUnderLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Stop()
-	tr := &trial{m, t, l, side(t)}
+	t.Cleanup(func() { l.Stop() })
+	return &trial{m, t, l, side}
+}
+
+// TestFaultsUnderLoad injects one fault after the other under the standard load; each has the load for 30 s before it and after it.
+func TestFaultsUnderLoad(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t, faults+shopOn(3), "h2")
+	relay := m.relayed(t, "h2", "127.0.X.12", "shop", "")
+	m.sync()
+	m.reached(t, request{Addr: "127.0.X.11:9081"})
+	tr := m.startTrial(t, 0, side(t))
 	tr.fault("nothing", func(*testing.T) {}, noneFailed)
 	tr.fault("a new instance takes traffic", func(t *testing.T) {
 		m.change("h4.hcl", shopOn(4))

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/wattle-mesh/wattle/test/load"
 )
 
 // shopOfAgent is shop as h3 itself registers it: the policy does not know h3.
@@ -43,18 +41,7 @@ func TestAHostLeavesUnderLoadAndComesBack(t *testing.T) {
 		return m.tryWattle(append([]string{"agent", "leave", "-config", m.path("h3", "agent.hcl")}, args...)...)
 	}
 	comes()
-	l, err := load.Start(t.Context(), load.Options{Rate: 100, Targets: []load.Target{
-		{Kind: load.Get, Addr: m.at("127.0.X.11:9081")},
-		{Kind: load.Post, Addr: m.at("127.0.X.11:9081")},
-		{Kind: load.H2, Addr: m.at("127.0.X.11:9081")},
-		{Kind: load.GRPC, Addr: m.at("127.0.X.11:9082")},
-		{Kind: load.TCP, Addr: m.at("127.0.X.11:9083")},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Stop()
-	tr := &trial{m, t, l, faultSide}
+	tr := m.startTrial(t, 100, faultSide)
 	tr.answered(t, "h3", 20)
 	gone := func(t *testing.T, h *process) {
 		t.Helper()

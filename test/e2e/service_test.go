@@ -38,18 +38,7 @@ func TestServicesRegisteredUnderLoad(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, faults)
 	m.reached(t, request{Addr: "127.0.X.11:9081"})
-	l, err := load.Start(t.Context(), load.Options{Rate: 100, Targets: []load.Target{
-		{Kind: load.Get, Addr: m.at("127.0.X.11:9081")},
-		{Kind: load.Post, Addr: m.at("127.0.X.11:9081")},
-		{Kind: load.H2, Addr: m.at("127.0.X.11:9081")},
-		{Kind: load.GRPC, Addr: m.at("127.0.X.11:9082")},
-		{Kind: load.TCP, Addr: m.at("127.0.X.11:9083")},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Stop()
-	tr := &trial{m, t, l, faultSide}
+	tr := m.startTrial(t, 100, faultSide)
 	file := m.path("shop.hcl")
 	if err := os.WriteFile(file, []byte(m.at(shopFile)), 0o600); err != nil {
 		t.Fatal(err)

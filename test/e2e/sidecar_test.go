@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-
-	"github.com/wattle-mesh/wattle/test/load"
 )
 
 // TestChangingTheModeOfASidecarLosesNoRequestToIt moves the callee of the standard load from the Envoy of its host to one of
@@ -15,18 +13,7 @@ func TestChangingTheModeOfASidecarLosesNoRequestToIt(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, faults)
 	m.reached(t, request{Addr: "127.0.X.11:9081"})
-	l, err := load.Start(t.Context(), load.Options{Targets: []load.Target{
-		{Kind: load.Get, Addr: m.at("127.0.X.11:9081")},
-		{Kind: load.Post, Addr: m.at("127.0.X.11:9081")},
-		{Kind: load.H2, Addr: m.at("127.0.X.11:9081")},
-		{Kind: load.GRPC, Addr: m.at("127.0.X.11:9082")},
-		{Kind: load.TCP, Addr: m.at("127.0.X.11:9083")},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Stop()
-	tr := &trial{m, t, l, side(t)}
+	tr := m.startTrial(t, 0, side(t))
 	sidecar := func(text string) string {
 		return strings.Replace(text, "\n    ports = {", "\n    mode = \"sidecar\"\n    ports = {", 1)
 	}
