@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/wattle-mesh/wattle/configs"
+	"github.com/wattle-mesh/wattle/registry"
 )
 
 // file writes the server's file with these registry blocks.
@@ -70,6 +73,26 @@ func TestRegistriesFollowTheServersFile(t *testing.T) {
 	}
 	if got, err := filepath.Glob(filepath.Join(c.dir, "state", "registries", "more.*.snapshot")); err != nil || len(got) > 0 {
 		t.Errorf("%v is left of a registry that was removed", got)
+	}
+}
+
+// systemctl reload counts at once: it is an operator's word, not a file that is half written.
+func TestAReloadTakesARegistryAwayAtOnce(t *testing.T) {
+	f := &serverFile{path: "server.hcl", blocks: []registry.Entry{{Name: "a"}, {Name: "b"}}, sources: map[string]source{"a": {}, "b": {}}}
+	left := func(now time.Time) (names []string, said int, again time.Duration) {
+		entries, sources, diags := []registry.Entry{{Name: meshRegistry}, {Name: "b"}}, map[string]source{"b": {}}, configs.Diagnostics(nil)
+		again = f.outlive(&entries, sources, now, &diags)
+		for _, e := range entries {
+			names = append(names, e.Name)
+		}
+		return names, len(diags), again
+	}
+	now := time.Now()
+	if names, said, again := left(now); !slices.Equal(names, []string{meshRegistry, "a", "b"}) || said != 1 || again != configs.SettleTime {
+		t.Errorf("a file that lacks it: %v, %d diagnostics, again in %s", names, said, again)
+	}
+	if names, said, again := left(time.Time{}); !slices.Equal(names, []string{meshRegistry, "b"}) || said != 0 || again != 0 {
+		t.Errorf("a reload: %v, %d diagnostics, again in %s", names, said, again)
 	}
 }
 
