@@ -7,21 +7,6 @@ import (
 	"testing"
 )
 
-// shopOfAgent is shop as h3 itself registers it: the policy does not know h3.
-const shopOfAgent = `
-service "shop" {
-  ports = {
-    http  = { number = 9080, local = "127.0.X.13:9080" }
-    rpc   = { number = 9085, local = "127.0.X.13:9085", protocol = "grpc" }
-    lines = { number = 9090, local = "127.0.X.13:9090", protocol = "tcp" }
-  }
-  check "http" {
-    path     = "/healthz"
-    interval = "250ms"
-  }
-}
-`
-
 // TestAHostLeavesUnderLoadAndComesBack takes one of two hosts that serve out of the mesh, and lets it in again.
 func TestAHostLeavesUnderLoadAndComesBack(t *testing.T) {
 	t.Parallel()
@@ -36,7 +21,7 @@ func TestAHostLeavesUnderLoadAndComesBack(t *testing.T) {
 	}
 	m.apps["h3/shop"] = app
 	app.start(t)
-	comes := func() { m.join("h3", m.at("127.0.X.13"), shopOfAgent, "default/shop") }
+	comes := func() { m.join("h3", m.at("127.0.X.13"), shopFile, "default/shop") }
 	leave := func(args ...string) (string, error) {
 		return m.tryWattle(append([]string{"agent", "leave", "-config", m.path("h3", "agent.hcl")}, args...)...)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/wattle-mesh/wattle/test/load"
 )
 
-// shopFile declares shop on h3, for wattle service.
+// shopFile is shop as h3 itself registers it, where the policy does not know it there.
 const shopFile = `
 service "shop" {
   ports = {
