@@ -98,7 +98,7 @@ func TestHealth(t *testing.T) {
 	}{
 		{"running", with("running", "run"), ready, registry.Healthy, false},
 		{"a deployment that finds it healthy", deployment(&yes), ready, registry.Healthy, false},
-		{"a deployment that has not decided", deployment(nil), ready, registry.Healthy, false},
+		{"a deployment that has ended and has not decided", deployment(nil), ready, registry.Healthy, false},
 		{"a deployment that finds it unhealthy", deployment(&no), ready, registry.Unhealthy, false},
 		{"pending", with("pending", "run"), ready, "", false},
 		{"to stop", with("running", "stop"), ready, registry.Draining, false},
@@ -119,7 +119,7 @@ func TestHealth(t *testing.T) {
 		if c.over {
 			continue
 		}
-		health, reason := healthOf(c.a, c.n)
+		health, reason := healthOf(c.a, c.n, false)
 		if health != c.health || (health == registry.Unhealthy || health == registry.Draining) != (reason != "") {
 			t.Errorf("%s: %q, %q", c.name, health, reason)
 		}

@@ -212,12 +212,13 @@ func TestTLS(t *testing.T) {
 
 // fake answers as a Nomad with one service would, as far as the driver asks, and misbehaves as it is told.
 type fake struct {
-	mu       sync.Mutex
-	index    uint64
-	answer   func(w http.ResponseWriter, path string) bool // nil, or whether it has answered
-	services map[string][]registration
-	allocs   []alloc
-	changed  chan struct{}
+	mu          sync.Mutex
+	index       uint64
+	answer      func(w http.ResponseWriter, path string) bool // nil, or whether it has answered
+	services    map[string][]registration
+	allocs      []alloc
+	deployments []deployment
+	changed     chan struct{}
 }
 
 func newFake(t *testing.T) (*fake, string) {
@@ -268,6 +269,8 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		out = []node{{ID: "n", Name: "n1", Status: nodeReady, Datacenter: "dc1", NodePool: "default", ModifyIndex: 1}}
 	case r.URL.Path == "/v1/allocations":
 		out = f.allocs
+	case r.URL.Path == "/v1/deployments":
+		out = f.deployments
 	case r.URL.Path == "/v1/services":
 		l := namespaceServices{Namespace: "default"}
 		for n := range f.services {

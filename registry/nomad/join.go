@@ -171,7 +171,7 @@ func (t *table) endpoint(r *registration) (*registry.Endpoint, bool) {
 		return nil, false
 	}
 	delete(t.dead, r.ID)
-	health, reason := healthOf(a, n)
+	health, reason := healthOf(a, n, t.undecided(a))
 	if health == "" {
 		return nil, false
 	}
@@ -185,9 +185,10 @@ func over(a *alloc) bool {
 	return a == nil || a.ClientStatus == clientComplete || a.ClientStatus == clientFailed
 }
 
-// healthOf says what the states of an instance's allocation, which has not ended, and of its node, which may be nil, come
-// to; nothing if it does not run yet: a group's service is registered before.
-func healthOf(a *alloc, n *node) (h registry.Health, reason string) {
+// healthOf says what the states of an instance's allocation, which has not ended and of which its deployment may not have
+// decided yet, and of its node, which may be nil, come to; nothing if it does not run yet: a group's service is registered
+// before.
+func healthOf(a *alloc, n *node, undecided bool) (h registry.Health, reason string) {
 	switch {
 	case a.ClientStatus == clientPending:
 		return "", ""
@@ -201,6 +202,8 @@ func healthOf(a *alloc, n *node) (h registry.Health, reason string) {
 		return registry.Draining, "its allocation is to " + a.DesiredStatus
 	case a.DeploymentStatus != nil && a.DeploymentStatus.Healthy != nil && !*a.DeploymentStatus.Healthy:
 		return registry.Unhealthy, "its deployment finds it unhealthy"
+	case undecided:
+		return registry.Unhealthy, "its deployment has not decided yet"
 	}
 	return registry.Healthy, ""
 }

@@ -1,5 +1,5 @@
 // Package nomad is the registry of Nomad's native services: registrations, joined with the allocations and nodes that they
-// are on, in; registry services out. See README.md for what becomes of Nomad's fields and states.
+// are on and the deployments that roll them out, in; registry services out. See README.md for what becomes of Nomad's fields and states.
 package nomad
 
 import (
@@ -50,7 +50,7 @@ const (
 	share       = 4                      // everything is read again after this many times the time that it took
 )
 
-// Run implements registry.Source. It reads nodes, allocations and services as a whole, publishes, and then follows what
+// Run implements registry.Source. It reads nodes, allocations, deployments and services as a whole, publishes, and then follows what
 // changes: blocking queries say that something has, the stream of events says which services, and if it does not, all
 // are read.
 func (s *Source) Run(ctx context.Context, publish func([]*registry.Service)) error {
@@ -106,6 +106,11 @@ func (r *run) read(ctx context.Context, g *registry.Group) error {
 		}
 		at[ns] = x
 	}
+	// After the allocations, so that the deployment of each that is known is known.
+	deployments, err := r.readDeployments(ctx)
+	if err != nil {
+		return err
+	}
 	for range readers {
 		g.Go(func() error { return r.readQueued(ctx) })
 	}
@@ -117,6 +122,7 @@ func (r *run) read(ctx context.Context, g *registry.Group) error {
 	r.mu.Unlock()
 	r.table.nudge()
 	g.Go(func() error { return r.followNodes(ctx, nodes) })
+	g.Go(func() error { return r.followDeployments(ctx, deployments) })
 	for ns, x := range at {
 		g.Go(func() error { return r.followAllocs(ctx, ns, x.allocs) })
 		g.Go(func() error { return r.followList(ctx, ns, x.services) })

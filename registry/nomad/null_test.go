@@ -13,6 +13,7 @@ func TestNullInAListIsNothing(t *testing.T) {
 	answers := map[string]string{
 		"/v1/nodes":       `[null]`,
 		"/v1/allocations": `[null]`,
+		"/v1/deployments": `[null]`,
 		"/v1/services":    `[null, {"Namespace": "default", "Services": [null, {"ServiceName": "web"}]}]`,
 		"/v1/service/web": `[null]`,
 	}

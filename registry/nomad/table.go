@@ -80,21 +80,22 @@ type found struct {
 	faults        []registry.Diagnostic
 }
 
-// table joins registrations, allocations and nodes. It outlives runs. Its work grows with what changed.
+// table joins registrations, allocations, deployments and nodes. It outlives runs. Its work grows with what changed.
 type table struct {
 	config  *config
 	now     func() time.Time
 	changed chan struct{} // has an element if there may be something new
 
-	mu       sync.Mutex
-	services map[registry.Name]*found
-	allocs   map[string]*alloc
-	nodes    map[string]*node
-	onAlloc  map[string]map[registry.Name]bool // which services have registrations of an allocation
-	onNode   map[string]map[registry.Name]bool
-	dead     map[string]time.Time // registrations of allocations that have ended or are unknown, since when
-	beyond   int                  // services that are left out because there are too many
-	sorted   []*registry.Service  // replaced, not changed; nil: to be made anew
+	mu          sync.Mutex
+	services    map[registry.Name]*found
+	allocs      map[string]*alloc
+	nodes       map[string]*node
+	deployments map[deployed]*deployment          // those in progress
+	onAlloc     map[string]map[registry.Name]bool // which services have registrations of an allocation
+	onNode      map[string]map[registry.Name]bool
+	dead        map[string]time.Time // registrations of allocations that have ended or are unknown, since when
+	beyond      int                  // services that are left out because there are too many
+	sorted      []*registry.Service  // replaced, not changed; nil: to be made anew
 }
 
 func newTable(c *config) *table {
