@@ -119,7 +119,7 @@ func TestHealth(t *testing.T) {
 		if c.over {
 			continue
 		}
-		health, reason := healthOf(c.a, c.n, false)
+		health, reason := healthOf(c.a, c.n)
 		if health != c.health || (health == registry.Unhealthy || health == registry.Draining) != (reason != "") {
 			t.Errorf("%s: %q, %q", c.name, health, reason)
 		}

@@ -109,14 +109,32 @@ func TestAnInstanceOfWhichItsDeploymentHasNotDecidedIsUnhealthy(t *testing.T) {
 	m.await("web:80 10.0.0.1:80 10.0.0.2:80 10.0.0.3:80")
 }
 
+// Where nothing else is healthy, what its deployment has not decided on is called: it runs, and may be ready.
+func TestWhatIsUndecidedIsCalledIfNothingElseIsHealthy(t *testing.T) {
+	t.Parallel()
+	f, url := newFake(t)
+	f.services["web"] = []registration{instance(1), instance(2), instance(3)}
+	f.allocs, f.deployments = []alloc{ofWeb(1, 1, 5), decided(ofWeb(2, 1, 5), false), ofWeb(3, 1, 5)}, []deployment{rolls(1, "running", 5)}
+	f.services["web"][2].Address = "no address" // counts for nothing
+	m := join(t, "address = \""+url+"\"\n")
+	m.await("web:80 10.0.0.1:80 10.0.0.2:80(unhealthy)")
+	if reason := m.Sets()[0].Services[0].Endpoints[0].Reason; reason != "nothing else is healthy; its deployment has not decided yet" {
+		t.Error(reason)
+	}
+	second := decided(ofWeb(2, 1, 5), true)
+	second.ModifyIndex = 11
+	f.set(func() { f.index++; f.allocs[1] = second })
+	m.await("web:80 10.0.0.1:80(unhealthy) 10.0.0.2:80")
+}
+
 // What cannot say which deployments there are keeps the set, as for any other of the lists.
 func TestDeploymentsThatCannotBeReadKeepTheSet(t *testing.T) {
 	t.Parallel()
 	f, url := newFake(t)
-	f.services["web"], f.allocs = []registration{instance(1)}, []alloc{ofWeb(1, 1, 5)}
+	f.services["web"], f.allocs = []registration{instance(1), instance(2)}, []alloc{ofWeb(1, 1, 5), ofWeb(2, 0, 2)}
 	f.deployments = []deployment{rolls(1, "running", 5)}
 	m := join(t, "address = \""+url+"\"\n")
-	m.await("web:80 10.0.0.1:80(unhealthy)")
+	m.await("web:80 10.0.0.1:80(unhealthy) 10.0.0.2:80")
 	f.set(func() {
 		f.index++
 		f.deployments = nil
@@ -129,9 +147,9 @@ func TestDeploymentsThatCannotBeReadKeepTheSet(t *testing.T) {
 		}
 	})
 	m.awaitError("403")
-	m.await("web:80 10.0.0.1:80(unhealthy)")
+	m.await("web:80 10.0.0.1:80(unhealthy) 10.0.0.2:80")
 	f.set(func() { f.index++; f.answer = nil })
-	m.await("web:80 10.0.0.1:80")
+	m.await("web:80 10.0.0.1:80 10.0.0.2:80")
 	m.awaitSound()
 }
 
@@ -174,9 +192,11 @@ func TestDeployments(t *testing.T) {
 		}
 	}
 	job("10.0.0.1", "1000")
-	m.await("web:80 10.0.0.1:80(unhealthy)")
+	eventually(t, "the only instance", func() bool {
+		return m.text() == "web:80 10.0.0.1:80" && strings.Contains(m.endpoint("web").Reason, notDecided)
+	})
 	decide(0)
-	m.await("web:80 10.0.0.1:80")
+	eventually(t, "its word", func() bool { return m.endpoint("web").Reason == "" })
 	job("10.0.0.2", "1001")
 	m.await("web:80 10.0.0.1:80 10.0.0.2:80(unhealthy)")
 	decide(1)

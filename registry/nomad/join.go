@@ -48,8 +48,10 @@ func (t *table) join(n registry.Name, f *found) (*registry.Service, []registry.D
 	var listeners []registry.Listener
 	var claims []registry.Claim
 	var placeless, portless []string
+	var waiting []*registry.Endpoint // for the word of a deployment
+	served := false                  // something else is healthy
 	for _, r := range f.registrations {
-		e, ok := t.endpoint(r)
+		e, undecided, ok := t.endpoint(r)
 		if !ok {
 			continue
 		}
@@ -62,6 +64,10 @@ func (t *table) join(n registry.Name, f *found) (*registry.Service, []registry.D
 			portless = append(portless, r.ID)
 		default:
 			e.Address, e.Port = at.Unmap(), uint16(port)
+			if undecided {
+				waiting = append(waiting, e)
+			}
+			served = served || e.Health == registry.Healthy
 			claims = append(claims, registry.Claim{Endpoint: e, By: "the instance of allocation " + r.AllocID, Index: r.CreateIndex})
 			listeners = append(listeners, registry.Listener{Port: uint16(port), Index: r.CreateIndex})
 		}
@@ -69,6 +75,11 @@ func (t *table) join(n registry.Name, f *found) (*registry.Service, []registry.D
 	faults := t.faults(s, f, placeless, portless)
 	if len(claims) == 0 {
 		return nil, faults
+	}
+	if !served { // what runs, and may be ready, is better than nothing
+		for _, e := range waiting {
+			e.Health, e.Reason = registry.Healthy, "nothing else is healthy; "+notDecided
+		}
 	}
 	port, agreed := t.config.servicePort(n.Name, listeners)
 	for _, c := range claims {
@@ -161,34 +172,39 @@ func (t *table) place(r *registration) (string, int) {
 	return r.Address, r.Port
 }
 
-// endpoint makes an instance's endpoint without its place, false if the instance has ended.
-func (t *table) endpoint(r *registration) (*registry.Endpoint, bool) {
+// endpoint makes an instance's endpoint without its place, and says whether nothing but its deployment keeps it from being
+// healthy; ok is false if the instance has ended.
+func (t *table) endpoint(r *registration) (e *registry.Endpoint, undecided, ok bool) {
 	a, n := t.allocs[r.AllocID], t.nodes[r.NodeID]
 	if over(a) {
 		if _, known := t.dead[r.ID]; !known {
 			t.dead[r.ID] = t.now()
 		}
-		return nil, false
+		return nil, false, false
 	}
 	delete(t.dead, r.ID)
-	health, reason := healthOf(a, n, t.undecided(a))
+	health, reason := healthOf(a, n)
 	if health == "" {
-		return nil, false
+		return nil, false, false
+	}
+	if health == registry.Healthy && t.undecided(a) {
+		health, reason, undecided = registry.Unhealthy, notDecided, true
 	}
 	return &registry.Endpoint{
 		Health: health, Reason: reason, Meta: registry.LabelsOf(t.labels(r, a, n)), Locality: registry.Locality{Region: r.Datacenter},
-	}, true
+	}, undecided, true
 }
+
+const notDecided = "its deployment has not decided yet"
 
 // over reports whether an allocation, which may be nil, has ended.
 func over(a *alloc) bool {
 	return a == nil || a.ClientStatus == clientComplete || a.ClientStatus == clientFailed
 }
 
-// healthOf says what the states of an instance's allocation, which has not ended and of which its deployment may not have
-// decided yet, and of its node, which may be nil, come to; nothing if it does not run yet: a group's service is registered
-// before.
-func healthOf(a *alloc, n *node, undecided bool) (h registry.Health, reason string) {
+// healthOf says what the states of an instance's allocation, which has not ended, and of its node, which may be nil, come
+// to; nothing if it does not run yet: a group's service is registered before.
+func healthOf(a *alloc, n *node) (h registry.Health, reason string) {
 	switch {
 	case a.ClientStatus == clientPending:
 		return "", ""
@@ -202,8 +218,6 @@ func healthOf(a *alloc, n *node, undecided bool) (h registry.Health, reason stri
 		return registry.Draining, "its allocation is to " + a.DesiredStatus
 	case a.DeploymentStatus != nil && a.DeploymentStatus.Healthy != nil && !*a.DeploymentStatus.Healthy:
 		return registry.Unhealthy, "its deployment finds it unhealthy"
-	case undecided:
-		return registry.Unhealthy, "its deployment has not decided yet"
 	}
 	return registry.Healthy, ""
 }
