@@ -35,7 +35,7 @@ type verdict struct {
 // next checks what the source published after c. A service that kept its pointer is not looked into again. What
 // is served is the same slice if nothing changed. It keeps no reference to the slice that it is given.
 func (c checked) next(source string, published []*Service) checked {
-	published, over := bounded(source, published)
+	published, over := c.bounded(source, published)
 	if len(published) == len(c.raw) && slices.Equal(published, c.raw) && c.raw != nil && c.over == over {
 		return c
 	}
@@ -69,24 +69,6 @@ func (c checked) next(source string, published []*Service) checked {
 		n.ds = append(slices.Clip(n.ds), over)
 	}
 	return n
-}
-
-// bounded returns the part of a set that is taken, and says what is not.
-func bounded(source string, published []*Service) ([]*Service, Diagnostic) {
-	endpoints, end := 0, 0
-	for ; end < len(published) && end < maxServices; end++ {
-		if s := published[end]; s != nil {
-			if endpoints += min(len(s.Endpoints), maxServiceEndpoints); endpoints > maxEndpoints {
-				break
-			}
-		}
-	}
-	if end == len(published) {
-		return published, Diagnostic{}
-	}
-	return published[:end], Diagnostic{Severity: Error, Code: tooMuch, Source: source,
-		Summary: fmt.Sprintf("registry %s has %d services, of which the last %d are left out", source, len(published), len(published)-end),
-		Detail:  fmt.Sprintf("Of one registry at most %d services with %d endpoints in all are taken.", maxServices, maxEndpoints)}
 }
 
 // before reports whether a stands before b in a sorted set. A missing service has no place.

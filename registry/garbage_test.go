@@ -22,7 +22,7 @@ func TestAMillionServices(t *testing.T) {
 		t.Errorf("it takes %d bytes", grown)
 	}
 	if len(c.clean) != maxServices || len(c.ds) != 1 || c.ds[0].Code != tooMuch ||
-		c.ds[0].Summary != "registry consul has 1000000 services, of which the last 900000 are left out" {
+		c.ds[0].Summary != "registry consul has 1000000 services, of which 900000 are left out" {
 		t.Errorf("%d services, %v", len(c.clean), texts(c.ds))
 	}
 	if again := c.next("consul", all); &again.clean[0] != &c.clean[0] {
@@ -51,7 +51,7 @@ func TestTooManyEndpoints(t *testing.T) {
 	for i := range 2 * maxEndpoints / maxServiceEndpoints {
 		all = append(all, service(fmt.Sprintf("s%02d", i), full...))
 	}
-	got, over := bounded("consul", all)
+	got, over := checked{}.bounded("consul", all)
 	if len(got) != maxEndpoints/maxServiceEndpoints || over.Code != tooMuch {
 		t.Errorf("%d services, %v", len(got), over)
 	}
@@ -66,6 +66,48 @@ func TestTooManyEndpoints(t *testing.T) {
 	v := inspect("consul", big)
 	if len(v.clean.Endpoints) != maxServiceEndpoints || len(v.clean.Ports) != maxPorts || len(v.ds) != 2 || v.ds[0].Code != tooMuch || v.ds[1].Code != tooMuch {
 		t.Errorf("%d endpoints, %d ports, %v", len(v.clean.Endpoints), len(v.clean.Ports), texts(v.ds))
+	}
+}
+
+// A flood does not drive out what is served, nor, of what is new, bad services good ones.
+func TestAFloodDrivesNothingOut(t *testing.T) {
+	served, fresh := service("served", outside("10.0.0.1")), service("new", outside("10.0.0.2"))
+	c := checked{}.next("consul", []*Service{served})
+	all := make([]*Service, 0, maxServices+12)
+	for i := range maxServices + 10 {
+		all = append(all, &Service{Name: Name{"default", fmt.Sprintf("a_%06d", i)}, Ports: []Port{{Number: 80}}})
+	}
+	all = append(all, fresh, served)
+	if c = c.next("consul", all); len(c.clean) != 2 || c.clean[0] != fresh || c.clean[1] != served {
+		t.Errorf("%d services, %v", len(c.clean), texts(c.ds))
+	}
+	if over := c.ds[len(c.ds)-1]; over.Summary != "registry consul has 100012 services, of which 12 are left out" {
+		t.Error(over.Summary)
+	}
+	for i := range all[:maxServices+10] { // as many good ones
+		all[i] = &Service{Name: Name{"default", fmt.Sprintf("a-%06d", i)}, Ports: []Port{{Number: 80}}}
+	}
+	if c = c.next("consul", all); len(c.clean) != maxServices || c.clean[len(c.clean)-2] != fresh || c.clean[len(c.clean)-1] != served {
+		t.Errorf("%d services, the last ones %v", len(c.clean), c.clean[len(c.clean)-2:])
+	}
+	over := []*Service{}
+	for i := range 2 * maxEndpoints / maxServiceEndpoints {
+		over = append(over, service(fmt.Sprintf("b%02d", i), make([]*Endpoint, maxServiceEndpoints)...))
+	}
+	if got, _ := c.bounded("consul", append(over, fresh, served)); !slices.Contains(got, fresh) || !slices.Contains(got, served) {
+		t.Errorf("services with too many endpoints drive them out: %d", len(got))
+	}
+}
+
+func TestRoom(t *testing.T) {
+	all := []string{"a_b", "b", "c", "d_e", "f"}
+	got := func(most int) string {
+		return strings.Join(Room(all, most, func(n string) bool { return n == "f" || n == "d_e" }, func(n string) string { return n }), " ")
+	}
+	for most, want := range map[int]string{1: "d_e", 3: "d_e f b", 4: "d_e f b c", 5: "a_b b c d_e f"} {
+		if got(most) != want {
+			t.Errorf("%d: %q", most, got(most))
+		}
 	}
 }
 

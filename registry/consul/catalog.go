@@ -133,6 +133,19 @@ func (c *catalog) exceed(i, n int) {
 	}
 }
 
+// offered returns which services of a part have something that can be called.
+func (c *catalog) offered(i int) func(name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := map[string]bool{}
+	for name, o := range c.offers[i] {
+		if !o.illegible {
+			now[name] = true
+		}
+	}
+	return func(name string) bool { return now[name] }
+}
+
 // on returns the services of a part that have instances on one of the nodes.
 func (c *catalog) on(i int, nodes map[string]bool) []string {
 	c.mu.Lock()
@@ -188,8 +201,8 @@ func (c *catalog) diagnostics() []registry.Diagnostic {
 	for i, n := range c.beyond {
 		if n > 0 {
 			out = append(out, registry.Diagnostic{Severity: registry.Error, Code: registry.BadEntry, Origin: c.config.address,
-				Summary: fmt.Sprintf("%d services of %s are left out, the last ones by name: it has more than %d", n, c.parts[i], c.config.most),
-				Detail:  "See whether something registers without end, and remove what nobody needs."})
+				Summary: fmt.Sprintf("%d services of %s are left out: it has more than %d", n, c.parts[i], c.config.most),
+				Detail:  "Those that are called already stay. See whether something registers without end, and remove what nobody needs."})
 		}
 	}
 	for _, name := range slices.SortedFunc(maps.Keys(c.faults), registry.Name.Compare) {

@@ -509,9 +509,9 @@ func TestServicesBeyondTheMostAreLeftOutAndCounted(t *testing.T) {
 		p.deregister("db")
 		m.await("web:8080 10.0.0.1:8080")
 		m.awaitSound()
-		p.register(&api.AgentService{ID: "db", Service: "db", Address: "10.0.1.1", Port: 5432})
-		m.await("db:5432 10.0.1.1:5432")
+		p.register(&api.AgentService{ID: "db", Service: "db", Address: "10.0.1.1", Port: 5432}) // it comes before what is called, by name
 		m.awaitError("W4501")
+		m.await("web:8080 10.0.0.1:8080")
 	})
 }
 

@@ -24,7 +24,7 @@ const (
 // hint names (an instance without checks, or other metadata) makes the list's index move, and all services are read.
 type hinted struct {
 	*reader
-	loop chan uint64 // indexes of the list for which no service is known to have moved
+	loop chan uint64 // indexes of the list that a service that moved must explain
 
 	mu      sync.Mutex
 	tags    tagsByName
@@ -81,7 +81,7 @@ func (h *hinted) takeList(list tagsByName, index uint64) error {
 		}
 	}
 	h.add(moved)
-	if dropped || len(moved) > 0 {
+	if dropped && len(moved) == 0 {
 		return nil
 	}
 	select { // the newest index alone counts

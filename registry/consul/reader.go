@@ -177,11 +177,16 @@ func (r *reader) credible(list tagsByName) error {
 
 // within leaves out of a list what is beyond the number of services that are read.
 func (r *reader) within(list tagsByName) {
-	r.catalog.exceed(r.index, max(0, len(list)-r.config.most))
-	if len(list) > r.config.most {
-		for _, name := range slices.Sorted(maps.Keys(list))[r.config.most:] {
-			delete(list, name)
-		}
+	beyond := max(0, len(list)-r.config.most)
+	r.catalog.exceed(r.index, beyond)
+	if beyond == 0 {
+		return
+	}
+	names := slices.Sorted(maps.Keys(list))
+	all := maps.Clone(list)
+	clear(list)
+	for _, name := range registry.Room(names, r.config.most, r.catalog.offered(r.index), func(name string) string { return name }) {
+		list[name] = all[name]
 	}
 }
 

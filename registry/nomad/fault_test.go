@@ -384,6 +384,20 @@ func TestTooManyServices(t *testing.T) {
 	m := joinSource(t, s)
 	m.await("s0:80 10.0.0.1:80", "s1:80 10.0.0.1:80", "s2:80 10.0.0.1:80")
 	m.awaitError("2 services are left out")
+
+	f.set(func() { // they come before what is called, by name
+		f.index++
+		for _, name := range []string{"a", "b_c"} {
+			r := instance(1)
+			r.ServiceName = name
+			f.services[name] = []registration{r}
+		}
+	})
+	m.awaitError("4 services are left out")
+	m.await("s0:80 10.0.0.1:80", "s1:80 10.0.0.1:80", "s2:80 10.0.0.1:80")
+	f.set(func() { f.index++; delete(f.services, "s0") })
+	m.awaitError("3 services are left out")
+	m.await("a:80 10.0.0.1:80", "s1:80 10.0.0.1:80", "s2:80 10.0.0.1:80")
 }
 
 func TestAServiceIsReadAgainFromTimeToTime(t *testing.T) {

@@ -174,8 +174,8 @@ func (t *table) diagnostics() []registry.Diagnostic {
 	var out []registry.Diagnostic
 	if t.beyond > 0 {
 		out = append(out, registry.Diagnostic{Severity: registry.Error, Code: registry.BadEntry, Origin: t.config.address,
-			Summary: fmt.Sprintf("%d services are left out, the last ones by name: there are more than %d", t.beyond, t.config.most),
-			Detail:  "See whether something registers without end, and remove what nobody needs."})
+			Summary: fmt.Sprintf("%d services are left out: there are more than %d", t.beyond, t.config.most),
+			Detail:  "Those that are called already stay. See whether something registers without end, and remove what nobody needs."})
 	}
 	var names []registry.Name
 	for n, f := range t.services {

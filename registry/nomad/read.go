@@ -90,14 +90,14 @@ func (r *run) takeList(namespace string, all []namespaceServices, index uint64) 
 			}
 		}
 	}
-	if beyond := len(now.names) - r.config.most; beyond > 0 {
+	beyond := max(0, len(now.names)-r.config.most)
+	r.table.exceed(beyond)
+	if beyond > 0 {
 		names := sortedNames(now.names)
-		for _, n := range names[r.config.most:] {
-			delete(now.names, n)
+		clear(now.names)
+		for _, n := range registry.Room(names, r.config.most, r.table.serves(), func(n registry.Name) string { return n.Name }) {
+			now.names[n] = true
 		}
-		r.table.exceed(beyond)
-	} else {
-		r.table.exceed(0)
 	}
 	r.mu.Lock()
 	was := r.lists[namespace]

@@ -128,6 +128,17 @@ func (t *table) set() []*registry.Service {
 	return t.sorted
 }
 
+// serves returns which services can be called.
+func (t *table) serves() func(registry.Name) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := make(map[registry.Name]bool, len(t.services))
+	for n, f := range t.services {
+		now[n] = f.service != nil
+	}
+	return func(n registry.Name) bool { return now[n] }
+}
+
 // names lists the services that are known, in some order.
 func (t *table) names() []registry.Name {
 	t.mu.Lock()
