@@ -158,13 +158,19 @@ func (tr *trial) silent(t *testing.T, host string, n int) {
 // startTrial has web call shop in every way, so many times a second; zero: as often as the standard load does. The load ends with t.
 func (m *mesh) startTrial(t *testing.T, rate float64, side time.Duration) *trial {
 	t.Helper()
-	l, err := load.Start(t.Context(), load.Options{Rate: rate, Targets: []load.Target{
-		{Kind: load.Get, Addr: m.at("127.0.X.11:9081")},
-		{Kind: load.Post, Addr: m.at("127.0.X.11:9081")},
-		{Kind: load.H2, Addr: m.at("127.0.X.11:9081")},
-		{Kind: load.GRPC, Addr: m.at("127.0.X.11:9082")},
-		{Kind: load.TCP, Addr: m.at("127.0.X.11:9083")},
-	}})
+	return m.startTrialOf(t, rate, side, append(m.overHTTP("127.0.X.11:9081"),
+		load.Target{Kind: load.GRPC, Addr: m.at("127.0.X.11:9082")}, load.Target{Kind: load.TCP, Addr: m.at("127.0.X.11:9083")})...)
+}
+
+// overHTTP are the ways to call what speaks HTTP.
+func (m *mesh) overHTTP(addr string) []load.Target {
+	return []load.Target{{Kind: load.Get, Addr: m.at(addr)}, {Kind: load.Post, Addr: m.at(addr)}, {Kind: load.H2, Addr: m.at(addr)}}
+}
+
+// startTrialOf is startTrial of other targets.
+func (m *mesh) startTrialOf(t *testing.T, rate float64, side time.Duration, targets ...load.Target) *trial {
+	t.Helper()
+	l, err := load.Start(t.Context(), load.Options{Rate: rate, Targets: targets})
 	if err != nil {
 		t.Fatal(err)
 	}

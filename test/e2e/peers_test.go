@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -177,17 +178,17 @@ func (n *nomad) wipe(t *testing.T) {
 }
 
 // run has Nomad run the echo application as an instance of a service. It says that it goes before it does.
-func (m *mesh) nomadRun(t *testing.T, n *nomad, service string, i int, ip string) {
+func (m *mesh) nomadRun(t *testing.T, n *nomad, service string, i int, ip string, port int) {
 	t.Helper()
-	key := fmt.Sprintf("%s-%d", service, i)
-	j := peers.NomadJob("default", key, peers.NomadGroup{Name: "g", Service: service, Address: m.at(ip), Port: "9080",
-		Command: []string{filepath.Join(suite.bin, "app"), "-name", service, "-host", key, "-http", m.at(ip) + ":9080"}})
+	key, addr := fmt.Sprintf("%s-%d", service, i), fmt.Sprintf("%s:%d", ip, port)
+	j := peers.NomadJob("default", key, peers.NomadGroup{Name: "g", Service: service, Address: m.at(ip), Port: strconv.Itoa(port),
+		Command: []string{filepath.Join(suite.bin, "app"), "-name", service, "-host", key, "-http", m.at(addr)}})
 	delay := 2 * time.Second
 	j.TaskGroups[0].ShutdownDelay = &delay
 	if _, _, err := n.api.Jobs().Register(j, nil); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, key+" to listen", func() error { return dial(t.Context(), m.at(ip)+":9080") })
+	eventually(t, key+" to listen", func() error { return dial(t.Context(), m.at(addr)) })
 }
 
 // etcd is a real etcd server of a mesh.

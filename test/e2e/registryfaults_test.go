@@ -17,7 +17,7 @@ import (
 )
 
 // registered is a mesh whose services stand in other registries: web calls shop, of Consul, which does not know the
-// protocol, so that it is TCP, and cart, of etcd.
+// protocol, so that it is TCP, and cart, of etcd, over HTTP and gRPC.
 const registered = `
 -- mesh.hcl --
 mesh { trust_domain = "e2e.example" }
@@ -36,11 +36,15 @@ host "h1" {
       port = 9080
       bind = "127.0.X.11:9082"
     }
+    upstream "cart" {
+      port = 9085
+      bind = "127.0.X.11:9083"
+    }
   }
 }
 `
 
-// faultSide is how long the load runs on after each fault of a registry.
+// faultSide is how long the standard load runs on after each fault of a registry.
 const faultSide = 5 * time.Second
 
 // TestRegistriesMayFailUnderLoad kills, cuts off and stalls each registry: nobody who calls its services notices.
@@ -54,11 +58,11 @@ func TestRegistriesMayFailUnderLoad(t *testing.T) {
 	}
 	key := func(n int) (key, value string) {
 		return fmt.Sprintf("/wattle/services/default/cart/i%d", n),
-			fmt.Sprintf(`{"address": %q, "ports": [{"number": 9080, "protocol": "http"}]}`, m.at(fmt.Sprintf("127.0.X.%d", 30+n)))
+			fmt.Sprintf(`{"address": %q, "ports": [{"number": 9080, "protocol": "http"}, {"number": 9085, "protocol": "grpc"}]}`, m.at(fmt.Sprintf("127.0.X.%d", 30+n)))
 	}
 	for n := 1; n <= 3; n++ {
 		m.echo(t, "shop", n, "-tcp", fmt.Sprintf("127.0.X.%d:9080", 20+n))
-		m.echo(t, "cart", n, "-http", fmt.Sprintf("127.0.X.%d:9080", 30+n))
+		m.echo(t, "cart", n, "-http", fmt.Sprintf("127.0.X.%d:9080", 30+n), fmt.Sprintf("127.0.X.%d:9085", 30+n))
 		consul.register(t, instance(n))
 		k, v := key(n)
 		etcd.put(t, k, v)
@@ -66,16 +70,12 @@ func TestRegistriesMayFailUnderLoad(t *testing.T) {
 	m.extra = fmt.Sprintf("registry \"consul\" \"dc1\" { address = \"http://%s\" }\nregistry \"etcd\" \"kv\" { endpoints = [\"http://%s\"] }\n",
 		toConsul.Addr(), toEtcd.Addr())
 	m.startServer()
+	m.knows(t, "shop", 3)
+	m.knows(t, "cart", 6)
 	m.sync()
 	m.reached(t, request{Addr: "127.0.X.11:9082"})
-	l, err := load.Start(t.Context(), load.Options{Rate: 100, Targets: []load.Target{
-		{Kind: load.TCP, Addr: m.at("127.0.X.11:9081")}, {Kind: load.Get, Addr: m.at("127.0.X.11:9082")},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Stop()
-	tr := &trial{m, t, l, faultSide}
+	tr := m.startTrialOf(t, 0, faultSide, append(m.overHTTP("127.0.X.11:9082"),
+		load.Target{Kind: load.TCP, Addr: m.at("127.0.X.11:9081")}, load.Target{Kind: load.GRPC, Addr: m.at("127.0.X.11:9083")})...)
 	for _, f := range []struct {
 		name   string
 		inject func(t *testing.T)
@@ -117,14 +117,8 @@ func TestRegistriesMayFailUnderLoad(t *testing.T) {
 			toEtcd.Cut()
 			m.server.kill(t)
 			m.server.start(t)
-			eventually(t, "the server to serve what it kept", func() error {
-				for _, service := range []string{"shop", "cart"} {
-					if e, err := m.endpoints(service); err != nil || len(e) != 3 {
-						return fmt.Errorf("%s: %d endpoints, %w", service, len(e), err)
-					}
-				}
-				return nil
-			})
+			m.knows(t, "shop", 3)
+			m.knows(t, "cart", 6) // two ports each
 			m.failing(t, "dc1")
 			m.failing(t, "kv")
 			toConsul.Mend()
@@ -142,7 +136,7 @@ func TestRegistriesMayFailUnderLoad(t *testing.T) {
 		}},
 		{"etcd loses all it knew", func(t *testing.T) {
 			etcd.wipe(t)
-			m.held(t, "kv", 3)
+			m.held(t, "kv", 6) // two ports each
 			for n := 1; n <= 3; n++ {
 				k, v := key(n)
 				etcd.put(t, k, v)
@@ -155,7 +149,7 @@ func TestRegistriesMayFailUnderLoad(t *testing.T) {
 	// What is registered and deregistered afterwards is followed: the registries are still read.
 	tr.fault("an instance of each comes, and one goes", func(t *testing.T) {
 		m.echo(t, "shop", 4, "-tcp", "127.0.X.24:9080")
-		m.echo(t, "cart", 4, "-http", "127.0.X.34:9080")
+		m.echo(t, "cart", 4, "-http", "127.0.X.34:9080", "127.0.X.34:9085")
 		k, v := key(4)
 		consul.register(t, instance(4))
 		etcd.put(t, k, v)
@@ -169,12 +163,13 @@ func TestRegistriesMayFailUnderLoad(t *testing.T) {
 	}, noneFailed)
 }
 
-// nomadJobs is a mesh of one caller of a service whose instances are jobs.
+// nomadJobs is a mesh of one caller of two services whose instances are jobs.
 const nomadJobs = `
 -- mesh.hcl --
 mesh { trust_domain = "e2e.example" }
 
 service_defaults "api" { protocol = "http" }
+service_defaults "rpc" { protocol = "grpc" }
 -- h1.hcl --
 host "h1" {
   address = "127.0.X.11"
@@ -183,6 +178,7 @@ host "h1" {
     port  = 9000
     local = "127.0.X.11:9000"
     upstream "api" { bind = "127.0.X.11:9081" }
+    upstream "rpc" { bind = "127.0.X.11:9082" }
   }
 }
 `
@@ -194,20 +190,16 @@ func TestNomadMayFailUnderLoad(t *testing.T) {
 	nomad := m.startNomad(t, "127.0.X.54")
 	cable := peers.NewCable(t, m.at("127.0.X.55"), nomad.addr)
 	for n := 1; n <= 3; n++ {
-		m.nomadRun(t, nomad, "api", n, fmt.Sprintf("127.0.X.%d", 40+n))
+		m.nomadRun(t, nomad, "api", n, fmt.Sprintf("127.0.X.%d", 40+n), 9080)
+		m.nomadRun(t, nomad, "rpc", n, fmt.Sprintf("127.0.X.%d", 40+n), 9085)
 	}
 	m.extra = fmt.Sprintf("registry \"nomad\" \"jobs\" { address = \"http://%s\" }\n", cable.Addr())
 	m.startServer()
+	m.knows(t, "api", 3)
+	m.knows(t, "rpc", 3)
 	m.sync()
 	m.reached(t, request{Addr: "127.0.X.11:9081"})
-	l, err := load.Start(t.Context(), load.Options{Rate: 100, Targets: []load.Target{
-		{Kind: load.Get, Addr: m.at("127.0.X.11:9081")}, {Kind: load.Post, Addr: m.at("127.0.X.11:9081")},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Stop()
-	tr := &trial{m, t, l, faultSide}
+	tr := m.startTrialOf(t, 0, faultSide, append(m.overHTTP("127.0.X.11:9081"), load.Target{Kind: load.GRPC, Addr: m.at("127.0.X.11:9082")})...)
 	tr.fault("the server is killed and comes back", func(t *testing.T) {
 		nomad.kill(t)
 		m.failing(t, "jobs")
@@ -228,7 +220,7 @@ func TestNomadMayFailUnderLoad(t *testing.T) {
 		m.recovered(t, "jobs")
 	}, noneFailed)
 	tr.fault("an instance comes, and one goes", func(t *testing.T) {
-		m.nomadRun(t, nomad, "api", 4, "127.0.X.44")
+		m.nomadRun(t, nomad, "api", 4, "127.0.X.44", 9080)
 		tr.answered(t, "api-4", 5)
 		if _, _, err := nomad.api.Jobs().Deregister("api-1", true, nil); err != nil {
 			t.Fatal(err)
@@ -238,19 +230,19 @@ func TestNomadMayFailUnderLoad(t *testing.T) {
 	tr.fault("it loses all it knew, and its client is gone", func(t *testing.T) {
 		nomad.client.kill(t) // else it would end what the new server does not know
 		nomad.wipe(t)
-		m.held(t, "jobs", 3)
+		m.held(t, "jobs", 6)
 	}, noneFailed)
 }
 
 // TestNameServersMayFailUnderLoad kills, stops and empties the name server that knows what is called.
 func TestNameServersMayFailUnderLoad(t *testing.T) {
 	t.Parallel()
-	m := prepareMesh(t, strings.ReplaceAll(nomadJobs, `service_defaults "api" { protocol = "http" }`, ""))
+	m := prepareMesh(t, strings.NewReplacer(`service_defaults "api" { protocol = "http" }`, "", `service_defaults "rpc" { protocol = "grpc" }`, "").Replace(nomadJobs))
 	const head = "$ORIGIN e2e.example.\n$TTL 1\n@ SOA ns hostmaster 1 3600 600 86400 1\n"
 	zone := func(ips ...string) {
 		text := head
 		for i, ip := range ips {
-			text += fmt.Sprintf("_api._tcp SRV 0 10 9080 api%d\napi%d A %s\n", i, i, m.at(ip))
+			text += fmt.Sprintf("_api._tcp SRV 0 10 9080 api%[1]d\n_rpc._tcp SRV 0 10 9085 api%[1]d\napi%[1]d A %[2]s\n", i, m.at(ip))
 		}
 		if err := os.WriteFile(m.path("zone"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -258,7 +250,7 @@ func TestNameServersMayFailUnderLoad(t *testing.T) {
 	}
 	zone("127.0.X.41", "127.0.X.42", "127.0.X.43")
 	for n := 1; n <= 3; n++ {
-		m.echo(t, "api", n, "-http", fmt.Sprintf("127.0.X.%d:9080", 40+n))
+		m.echo(t, "api", n, "-http", fmt.Sprintf("127.0.X.%d:9080", 40+n), fmt.Sprintf("127.0.X.%d:9085", 40+n))
 	}
 	server := m.peer("dns", filepath.Join(suite.bin, "demo-dns"), "-zone", m.path("zone"), "-listen", m.at("127.0.X.56:5353"))
 	server.start(t)
@@ -271,19 +263,18 @@ registry "dns" "names" {
     srv      = "_api._tcp.e2e.example"
     protocol = "http"
   }
+  service "rpc" {
+    srv      = "_rpc._tcp.e2e.example"
+    protocol = "grpc"
+  }
 }
 `)
 	m.startServer()
+	m.knows(t, "api", 3)
+	m.knows(t, "rpc", 3)
 	m.sync()
 	m.reached(t, request{Addr: "127.0.X.11:9081"})
-	l, err := load.Start(t.Context(), load.Options{Rate: 100, Targets: []load.Target{
-		{Kind: load.Get, Addr: m.at("127.0.X.11:9081")}, {Kind: load.Post, Addr: m.at("127.0.X.11:9081")},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Stop()
-	tr := &trial{m, t, l, faultSide}
+	tr := m.startTrialOf(t, 0, faultSide, append(m.overHTTP("127.0.X.11:9081"), load.Target{Kind: load.GRPC, Addr: m.at("127.0.X.11:9082")})...)
 	tr.fault("the name server is killed and comes back", func(t *testing.T) {
 		server.kill(t)
 		m.failing(t, "names")
@@ -304,7 +295,7 @@ registry "dns" "names" {
 		server.kill(t)
 		zone()
 		server.start(t)
-		m.held(t, "names", 3)
+		m.held(t, "names", 6)
 		server.kill(t)
 		zone("127.0.X.41", "127.0.X.42", "127.0.X.43")
 		server.start(t)
@@ -313,12 +304,29 @@ registry "dns" "names" {
 }
 
 // echo starts the echo application outside the mesh. It answers as host NAME-N.
-func (m *mesh) echo(t *testing.T, name string, n int, kind, addr string) {
+func (m *mesh) echo(t *testing.T, name string, n int, kind string, addrs ...string) {
 	t.Helper()
 	key := fmt.Sprintf("%s-%d", name, n)
-	m.apps[key] = m.process("app-"+key, filepath.Join(suite.bin, "app"), "-name", name, "-host", key, kind, m.at(addr))
+	argv := []string{filepath.Join(suite.bin, "app"), "-name", name, "-host", key}
+	for _, addr := range addrs {
+		argv = append(argv, kind, m.at(addr))
+	}
+	m.apps[key] = m.process("app-"+key, argv...)
 	m.apps[key].start(t)
-	eventually(t, key+" to listen", func() error { return m.alive(dial(t.Context(), m.at(addr)), m.apps[key]) })
+	for _, addr := range addrs {
+		eventually(t, key+" to listen", func() error { return m.alive(dial(t.Context(), m.at(addr)), m.apps[key]) })
+	}
+}
+
+// knows waits until the server knows so many endpoints of a service.
+func (m *mesh) knows(t *testing.T, service string, n int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d endpoints of %s", n, service), func() error {
+		if e, err := m.endpoints(service); err != nil || len(e) != n {
+			return fmt.Errorf("%d endpoints, %w", len(e), err)
+		}
+		return nil
+	})
 }
 
 // failing waits until the server says that something is wrong with a registry.
