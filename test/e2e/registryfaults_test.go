@@ -70,8 +70,8 @@ func TestRegistriesMayFailUnderLoad(t *testing.T) {
 	m.extra = fmt.Sprintf("registry \"consul\" \"dc1\" { address = \"http://%s\" }\nregistry \"etcd\" \"kv\" { endpoints = [\"http://%s\"] }\n",
 		toConsul.Addr(), toEtcd.Addr())
 	m.startServer()
-	m.knows(t, "shop", 3)
-	m.knows(t, "cart", 6)
+	m.lists(t, "shop", 3)
+	m.lists(t, "cart", 6)
 	m.sync()
 	m.reached(t, request{Addr: "127.0.X.11:9082"})
 	tr := m.startTrialOf(t, 0, faultSide, append(m.overHTTP("127.0.X.11:9082"),
@@ -117,8 +117,8 @@ func TestRegistriesMayFailUnderLoad(t *testing.T) {
 			toEtcd.Cut()
 			m.server.kill(t)
 			m.server.start(t)
-			m.knows(t, "shop", 3)
-			m.knows(t, "cart", 6) // two ports each
+			m.lists(t, "shop", 3)
+			m.lists(t, "cart", 6) // two ports each
 			m.failing(t, "dc1")
 			m.failing(t, "kv")
 			toConsul.Mend()
@@ -195,8 +195,8 @@ func TestNomadMayFailUnderLoad(t *testing.T) {
 	}
 	m.extra = fmt.Sprintf("registry \"nomad\" \"jobs\" { address = \"http://%s\" }\n", cable.Addr())
 	m.startServer()
-	m.knows(t, "api", 3)
-	m.knows(t, "rpc", 3)
+	m.lists(t, "api", 3)
+	m.lists(t, "rpc", 3)
 	m.sync()
 	m.reached(t, request{Addr: "127.0.X.11:9081"})
 	tr := m.startTrialOf(t, 0, faultSide, append(m.overHTTP("127.0.X.11:9081"), load.Target{Kind: load.GRPC, Addr: m.at("127.0.X.11:9082")})...)
@@ -270,8 +270,8 @@ registry "dns" "names" {
 }
 `)
 	m.startServer()
-	m.knows(t, "api", 3)
-	m.knows(t, "rpc", 3)
+	m.lists(t, "api", 3)
+	m.lists(t, "rpc", 3)
 	m.sync()
 	m.reached(t, request{Addr: "127.0.X.11:9081"})
 	tr := m.startTrialOf(t, 0, faultSide, append(m.overHTTP("127.0.X.11:9081"), load.Target{Kind: load.GRPC, Addr: m.at("127.0.X.11:9082")})...)
@@ -318,8 +318,8 @@ func (m *mesh) echo(t *testing.T, name string, n int, kind string, addrs ...stri
 	}
 }
 
-// knows waits until the server knows so many endpoints of a service.
-func (m *mesh) knows(t *testing.T, service string, n int) {
+// lists waits until the server knows so many endpoints of a service.
+func (m *mesh) lists(t *testing.T, service string, n int) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%d endpoints of %s", n, service), func() error {
 		if e, err := m.endpoints(service); err != nil || len(e) != n {
