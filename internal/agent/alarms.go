@@ -9,7 +9,7 @@ import (
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 )
 
-// alarms are what a person has to mend on this host, by name. They are logged when they are raised and when they end, reported
+// alarms are what a person has to mend on this host, by names that api.FactName takes. They are logged when they are raised and when they end, reported
 // to the server, and shown by the agent's socket. Safe for concurrent use.
 type alarms struct {
 	log  *slog.Logger
@@ -39,14 +39,21 @@ func (a *alarms) raise(name, text string) {
 
 // end says that it is well again.
 func (a *alarms) end(name string) {
+	if a.drop(name) {
+		a.log.Info("the alarm is over", "alarm", name)
+	}
+}
+
+// drop takes an alarm back, and reports whether it was raised.
+func (a *alarms) drop(name string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if _, raised := a.now[name]; !raised {
-		return
+		return false
 	}
 	delete(a.now, name)
-	a.log.Info("the alarm is over", "alarm", name)
 	a.publish()
+	return true
 }
 
 func (a *alarms) publish() {

@@ -82,3 +82,21 @@ func TestWhatAServerThatWentBackInTimeSendsIsNotTaken(t *testing.T) {
 	w.publishAt(xds.Stamp{Store: "t", Policy: 1, Registrations: 1}, moved("10083"))
 	w.answers("ADDR:10083", 200)
 }
+
+func TestAProxyThatIsNotBehindEndsNoOthersAlarm(t *testing.T) {
+	all := &alarms{log: discard()}
+	old, fresh := horizon{log: discard(), alarms: all, stamp: xds.Stamp{Store: "s", Policy: 5}}, horizon{log: discard(), alarms: all}
+	raised := func() bool { return len(all.held.Now()) == 1 }
+	if old.pass(xds.Stamp{Store: "s", Policy: 4}) == nil || fresh.pass(xds.Stamp{Store: "s", Policy: 4}) != nil || !raised() {
+		t.Errorf("raised is %t", raised())
+	}
+	if err := old.pass(xds.Stamp{Store: "s", Policy: 6}); err != nil || raised() {
+		t.Errorf("%v, raised is %t", err, raised())
+	}
+	if fresh.pass(xds.Stamp{Store: "s", Policy: 3}) == nil || !raised() {
+		t.Errorf("raised is %t", raised())
+	}
+	if fresh.close(); raised() {
+		t.Error("it outlives the proxy")
+	}
+}

@@ -136,6 +136,7 @@ func (r *relay) run(ctx context.Context) error {
 	g.Go(func() error { return r.kept.run(ctx) })
 	g.Go(func() error { return r.guard.watch(ctx, admin.New(r.o.Admin)) })
 	err = g.Wait()
+	r.horizon.close()
 	if r.complete() && r.unkept {
 		r.kept.save(r.state())
 	}
@@ -156,7 +157,7 @@ func (r *relay) authorize(ctx context.Context, node *corev3.Node) (string, error
 	}
 }
 
-// loop is the one goroutine that changes what Envoy is served. Four things can happen:
+// loop is the one goroutine that changes what Envoy is served. Seven things can happen:
 //  1. the server sends something: it goes into the table and on to Envoy;
 //  2. plan, certificates, roots or drains change: secrets, inbound chains and local clusters follow;
 //  3. Envoy answers: the server is told;

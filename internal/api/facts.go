@@ -21,7 +21,7 @@ const (
 // FactPrefix is what labels that are facts begin with.
 const FactPrefix = "host."
 
-// FactName is what a fact may be called: labels of endpoints have "host." before it.
+// FactName is what a fact, which has "host." before it as a label, or an alarm may be called.
 var FactName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
 
 // CheckFact says what is wrong with something that a host says of itself.
