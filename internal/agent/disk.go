@@ -79,6 +79,14 @@ func (d *disk) note(what string, err error) {
 	d.settle()
 }
 
+// forgive forgets the failures of what nobody is to write any more.
+func (d *disk) forgive(gone func(what string) bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	maps.DeleteFunc(d.failing, func(what string, _ error) bool { return gone(what) })
+	d.settle()
+}
+
 // alarm says that something could not be written. The caller holds d.mu.
 func (d *disk) alarm(err error) {
 	if no, ok := errors.AsType[syscall.Errno](err); ok {

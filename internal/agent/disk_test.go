@@ -7,11 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api"
+	"github.com/wattle-mesh/wattle/internal/lkg"
 	"github.com/wattle-mesh/wattle/test/smalldisk"
 )
 
@@ -105,6 +107,34 @@ host "h1" {
   }
 }
 `
+
+func TestTheServerTakesTheNamesOfAllAlarms(t *testing.T) {
+	for _, name := range []string{behindAlarm, clockAlarm, diskAlarm, registeredAlarm} {
+		if !api.FactName.MatchString(name) {
+			t.Errorf("it leaves %q out", name)
+		}
+	}
+}
+
+// What was kept of a proxy that is gone will never be written, and the disk is not full for that.
+func TestAProxyThatIsGoneLeavesNoAlarm(t *testing.T) {
+	d := newDisk(t.TempDir(), &alarms{log: discard()})
+	p := &proxies{log: discard(), disk: d}
+	for _, store := range []**lkg.Store{&p.keep, &p.proven, &p.barred} {
+		var err error
+		if *store, err = lkg.Open(t.TempDir()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	raised := func() bool { return len(d.alarms.held.Now()) == 1 }
+	d.note(filepath.Join(keptFolder, "gw-public"), syscall.ENOSPC)
+	if p.forget([]string{"gw-public", hostProxy}); !raised() {
+		t.Error("that of a proxy that is there has ended")
+	}
+	if p.forget([]string{hostProxy}); raised() {
+		t.Error("it goes on")
+	}
+}
 
 // A token is good for once: it is not spent where its certificate cannot be kept.
 func TestOnAFullDiskNoTokenIsSpent(t *testing.T) {

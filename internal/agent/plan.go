@@ -171,6 +171,10 @@ func (p *proxies) forget(want []string) {
 			}
 		}
 	}
+	p.disk.forgive(func(what string) bool {
+		folder, name := filepath.Split(what)
+		return folder == keptFolder+"/" && name != hostProxy && !slices.Contains(want, name)
+	})
 	if err != nil {
 		p.log.Error("remove what was kept of proxies that are not wanted any more", "error", err)
 	}
