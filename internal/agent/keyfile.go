@@ -13,20 +13,18 @@ func openSeal(credentials string) (*seal.Seal, error) {
 	return seal.Open(credentials, Credential, "wattle agent private keys")
 }
 
-// writeKey replaces a file with a private key, sealed if it can be.
-func writeKey(s *seal.Seal, path string, text []byte) error {
-	return writeFile(path, s.Wrap(path, text))
-}
+// writeKey is write for a file with a private key, sealed if it can be.
+func (d *disk) writeKey(path string, text []byte) { d.write(path, d.seal.Wrap(path, text)) }
 
-// readKey returns what writeKey wrote. What was written without a seal is sealed from now on.
-func readKey(s *seal.Seal, path string) ([]byte, error) {
+// readKey returns what writeKey wrote. What was written without a seal is sealed from now on, as soon as that can be written.
+func (d *disk) readKey(path string) ([]byte, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	plain, stale, err := s.Unwrap(path, text)
+	plain, stale, err := d.seal.Unwrap(path, text)
 	if stale {
-		err = writeKey(s, path, plain)
+		d.writeKey(path, plain)
 	}
 	return plain, err
 }

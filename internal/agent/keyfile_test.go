@@ -7,15 +7,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/wattle-mesh/wattle/internal/seal"
+	"github.com/wattle-mesh/wattle/test/smalldisk"
 )
 
-func TestAKeyThatWasNotSealedIsFromNowOn(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "node.key")
-	var none *seal.Seal
-	if err := writeKey(none, path, []byte("the key")); err != nil {
-		t.Fatal(err)
-	}
+// sealing returns a disk in dir with a credential.
+func sealing(t *testing.T, dir string) *disk {
+	t.Helper()
 	credentials := t.TempDir()
 	if err := os.WriteFile(filepath.Join(credentials, Credential), []byte(strings.Repeat("secret", 10)), 0o600); err != nil {
 		t.Fatal(err)
@@ -24,14 +21,44 @@ func TestAKeyThatWasNotSealedIsFromNowOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	d := newDisk(dir, &alarms{log: discard()})
+	d.seal = s
+	return d
+}
+
+func TestAKeyThatWasNotSealedIsFromNowOn(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "node.key")
+	newDisk(dir, &alarms{log: discard()}).writeKey(path, []byte("the key"))
+	d := sealing(t, dir)
 	for range 2 {
-		if got, err := readKey(s, path); err != nil || string(got) != "the key" {
+		if got, err := d.readKey(path); err != nil || string(got) != "the key" {
 			t.Errorf("%q, %v", got, err)
 		}
 		if raw, err := os.ReadFile(path); err != nil || bytes.Contains(raw, []byte("the key")) {
 			t.Errorf("%q, %v", raw, err)
 		}
 	}
+}
+
+// An agent must start on a full disk, too: its key is sealed when there is room.
+func TestAKeyThatCannotBeSealedYetIsUsed(t *testing.T) {
+	smalldisk.Run(t, 1<<20, func(t *testing.T, full smalldisk.Disk) {
+		path := filepath.Join(full.Dir, "node.key")
+		newDisk(full.Dir, &alarms{log: discard()}).writeKey(path, []byte("the key"))
+		d := sealing(t, full.Dir)
+		full.Fill()
+		if got, err := d.readKey(path); err != nil || string(got) != "the key" || len(d.alarms.held.Now()) != 1 {
+			t.Errorf("%q, %v, alarms %v", got, err, d.alarms.held.Now())
+		}
+		full.Free()
+		if !d.again() || len(d.alarms.held.Now()) != 0 {
+			t.Errorf("alarms %v", d.alarms.held.Now())
+		}
+		if raw, err := os.ReadFile(path); err != nil || bytes.Contains(raw, []byte("the key")) {
+			t.Errorf("%q, %v", raw, err)
+		}
+	})
 }
 
 func TestASealedHostServesAfterARestart(t *testing.T) {

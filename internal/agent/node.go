@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
-	"github.com/wattle-mesh/wattle/internal/seal"
 	"github.com/wattle-mesh/wattle/internal/spiffe"
 )
 
@@ -36,8 +35,7 @@ type node struct {
 	dir  string
 	disk *disk
 	now  func() time.Time
-	name string     // that the configuration demands; empty: any
-	seal *seal.Seal // of keys
+	name string // that the configuration demands; empty: any
 	key  crypto.Signer
 	held value[*credential]
 }
@@ -54,7 +52,7 @@ func (c *credential) signer() crypto.Signer { return c.cert.PrivateKey.(crypto.S
 
 // openNode loads the identity from the state folder, or makes a key if there is none. Not joined yet: held is nil.
 func openNode(log *slog.Logger, d *disk, name string, now func() time.Time) (*node, error) {
-	n := &node{log: log, dir: d.dir, disk: d, name: name, now: now, seal: d.seal}
+	n := &node{log: log, dir: d.dir, disk: d, name: name, now: now}
 	if err := n.openKey(); err != nil {
 		return nil, fmt.Errorf("the host's key: %w", err)
 	}
@@ -90,7 +88,7 @@ func (n *node) path(name string) string { return filepath.Join(n.dir, name) }
 
 func (n *node) openKey() error {
 	path := n.path(nodeKeyFile)
-	text, err := readKey(n.seal, path)
+	text, err := n.disk.readKey(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if n.key, err = newKey(); err != nil {
 			return err
@@ -98,7 +96,7 @@ func (n *node) openKey() error {
 		if text, err = keyPEM(n.key); err != nil {
 			return err
 		}
-		return writeKey(n.seal, path, text)
+		return writeFile(path, n.disk.seal.Wrap(path, text))
 	}
 	if err != nil {
 		return fmt.Errorf("%w; restore it, or remove it and join again", err)
