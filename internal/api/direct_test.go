@@ -19,6 +19,7 @@ import (
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 	"github.com/wattle-mesh/wattle/internal/store"
 	"github.com/wattle-mesh/wattle/registry"
+	"github.com/wattle-mesh/wattle/test/smalldisk"
 )
 
 // outside is a service at an address, as wattle service register -address makes it.
@@ -427,4 +428,47 @@ func TestSeveralServicesAreRegisteredOrNone(t *testing.T) {
 			t.Errorf("%+v, %v", got, err)
 		}
 	}
+}
+
+// A full disk keeps silent services registered, and ends nothing else.
+func TestAFullDiskDoesNotEndTheRegistryOfTheMesh(t *testing.T) {
+	smalldisk.Run(t, 4<<20, func(t *testing.T, disk smalldisk.Disk) {
+		s, err := store.Open(filepath.Join(disk.Dir, "wattle.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		r, err := NewRegistrar(RegistrarOptions{Log: slog.New(slog.DiscardHandler), Store: s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []*configs.Service
+		for i := range 400 { // in all parts of the file: deleting every other one needs more of it
+			all = append(all, outside(fmt.Sprintf("s%d", i), fmt.Sprintf("10.0.%d.%d", i/200, i%200+1), func(s *configs.Service) {
+				if s.Meta = map[string]string{"a": strings.Repeat("x", 900)}; i%2 == 0 {
+					s.TTL, s.DeregisterAfter = configs.Duration(time.Millisecond), configs.Duration(time.Millisecond)
+				}
+			}))
+		}
+		if _, err := r.Enroll(all, Run{}); err != nil {
+			t.Fatal(err)
+		}
+		disk.Fill()
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- r.Run(ctx, func([]*registry.Service) {}) }()
+		defer func() { cancel(); <-ended }()
+		registered := func(n int) func() error {
+			return func() error {
+				_, full := s.Fault()
+				if got := len(r.Direct()); got != n || (full != nil) != (n == len(all)) {
+					return fmt.Errorf("%d are registered, %w", got, full)
+				}
+				return nil
+			}
+		}
+		eventually(t, "the store to be full", registered(len(all)))
+		disk.Free()
+		eventually(t, "what is silent to go", registered(len(all)/2))
+	})
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -114,9 +115,9 @@ func (r *Registrar) Run(ctx context.Context, publish func([]*registry.Service)) 
 	leases.Go(func() { r.keepLeases(ctx) })
 	last, first, unkept := []*registry.Service(nil), true, false
 	for {
-		next, leased, err := r.lease(time.Now())
-		if err != nil {
-			return err
+		next, leased, full := r.lease(time.Now())
+		if full != nil && !errors.Is(full, store.ErrUnwritable) {
+			return full
 		}
 		var due <-chan time.Time
 		if leased {
@@ -131,14 +132,14 @@ func (r *Registrar) Run(ctx context.Context, publish func([]*registry.Service)) 
 			r.o.Report(problems)
 		}
 		var again <-chan time.Time
-		switch err := r.save(); {
+		switch err := cmp.Or(r.save(), full); {
 		case err == nil:
 			unkept = false
 		case !errors.Is(err, store.ErrUnwritable):
 			return err
 		default:
 			if again = time.After(saveAgain); !unkept {
-				r.o.Log.Error("what agents reported is not kept: after a restart the server has an older state until they report again", "error", err)
+				r.o.Log.Error("what has changed is not kept: after a restart the server has an older state until agents report again", "error", err)
 			}
 			unkept = true
 		}
@@ -152,7 +153,7 @@ func (r *Registrar) Run(ctx context.Context, publish func([]*registry.Service)) 
 	}
 }
 
-// saveAgain is how long after a failure the reports are written again.
+// saveAgain is how long after a failure it is tried to write again.
 const saveAgain = 5 * time.Second
 
 // news returns the services, and what is wrong with what agents declare if that may have changed since the last call.
