@@ -15,12 +15,9 @@ import (
 // Every host has one lease, which its agent renews by being connected. When it has run out, and none of the host's Envoys
 // answers either, the host is taken for dead: its workloads are unhealthy. An agent alone that dies ends no traffic.
 const (
-	hostLease  = time.Minute // as long as silence: an agent may be starting anew
+	hostLease  = silence
 	lookAbsent = time.Second
 )
-
-// meshPorts is how many ports a host has for mesh traffic.
-const meshPorts = 32
 
 // keepLeases looks after the hosts whose agents are not connected, until ctx is done.
 func (r *Registrar) keepLeases(ctx context.Context) {
@@ -75,9 +72,8 @@ func (r *Registrar) answers(h *host) bool {
 	if !h.address.IsValid() {
 		return true
 	}
-	first, n := cmp.Or(h.said.meshPort, firstMeshPort), uint16(1)
+	first, n := r.firstPort(h.name), uint16(1)
 	if d := declaration(r.policy, h.name); d != nil {
-		first = cmp.Or(d.MeshPort, first)
 		n = max(n, portsOf(d))
 	}
 	if h.block != nil {
@@ -94,7 +90,7 @@ func (r *Registrar) answers(h *host) bool {
 func portsOf(h *configs.Host) uint16 {
 	sidecar := func(s *configs.Service) bool { return cmp.Or(s.Mode, h.Mode) == "sidecar" }
 	if slices.ContainsFunc(h.Services, sidecar) {
-		return meshPorts
+		return meshPortRange
 	}
 	return 1
 }

@@ -61,8 +61,8 @@ func ParseDrainRequest(r *http.Request) (*DrainWorkload, error) {
 			return nil, malformed(err.Error())
 		}
 	}
-	if req.Wait < 0 || time.Duration(req.Wait) > MaxWait {
-		return nil, malformed("wait is not from 0s to 30s")
+	if err := checkWait(req.Wait); err != nil {
+		return nil, malformed(err.Error())
 	}
 	req.Reason = printable(clip(req.Reason, maxWhy))
 	return req, nil
@@ -172,7 +172,7 @@ func (h *handler) setDrain(r *http.Request, d *store.Drain) (any, error) {
 	}
 	ok, err := h.registrar().SetDrain(name, d)
 	if err == nil && !ok {
-		err = &Error{http.StatusNotFound, fmt.Sprintf("there is no host %q", name), "wattle host list shows those that joined", ""}
+		err = noHost(name)
 	}
 	if err != nil {
 		return nil, err
@@ -198,11 +198,15 @@ func (h *handler) node(r *http.Request) (any, error) {
 	case err != nil:
 		return nil, err
 	case !ok:
-		return nil, &Error{http.StatusNotFound, fmt.Sprintf("there is no host %q", clip(r.PathValue("name"), 64)), "wattle host list shows those that joined", ""}
+		return nil, noHost(clip(r.PathValue("name"), 64))
 	}
 	out := h.o.Node.o.Registrar.describe(n)
 	h.o.Node.describeDrains(&out)
 	return out, nil
+}
+
+func noHost(name string) error {
+	return &Error{http.StatusNotFound, fmt.Sprintf("there is no host %q", name), "wattle host list shows those that joined", ""}
 }
 
 // DrainNode takes a host into maintenance: its workloads get no new requests.

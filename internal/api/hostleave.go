@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"time"
 
 	"github.com/wattle-mesh/wattle/configs"
 )
@@ -39,8 +38,8 @@ func ParseHostLeave(r *http.Request) (*HostLeave, error) {
 	if err := decode(http.MaxBytesReader(nil, r.Body, maxRequest), req); err != nil {
 		return nil, malformed(err.Error())
 	}
-	if req.Wait < 0 || time.Duration(req.Wait) > MaxWait {
-		return nil, malformed("wait is not from 0s to 30s")
+	if err := checkWait(req.Wait); err != nil {
+		return nil, malformed(err.Error())
 	}
 	return req, nil
 }

@@ -44,7 +44,7 @@ func (n *Node) Forget(node string) (Forgotten, error) {
 		return Forgotten{}, err
 	}
 	if !known {
-		return Forgotten{}, &Error{http.StatusNotFound, fmt.Sprintf("there is no node %s", node), "GET /v1/nodes lists them", ""}
+		return Forgotten{}, noHost(node)
 	}
 	n.o.Log.Info("node forgotten", "node", node, "registrations", gone)
 	return Forgotten{gone}, nil
@@ -63,7 +63,7 @@ func (r *Registrar) loadLeft() error {
 }
 
 // forget drops a node and all that it registered, granted or said, and has its streams of reports end. It reports how many
-// registrations that were, and whether the node was known. While r.writing is held no report of the node is saved.
+// registrations that were, and whether the node was known. While r.saving is held no report of the node is saved.
 func (r *Registrar) forget(node string, now time.Time) (registrations int, known bool, err error) {
 	r.saving.Lock()
 	defer r.saving.Unlock()

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -68,17 +69,20 @@ func unreached(err error) string {
 func (r *Registrar) whereabouts(who *Peer) (netip.Addr, uint16) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	address, first := who.Address, uint16(firstMeshPort)
-	if h := r.hosts[who.Node]; h != nil {
-		if h.address.IsValid() {
-			address = h.address
-		}
-		if h.said.meshPort != 0 {
-			first = h.said.meshPort
-		}
+	address := who.Address
+	if h := r.hosts[who.Node]; h != nil && h.address.IsValid() {
+		address = h.address
 	}
-	if d := declaration(r.policy, who.Node); d != nil && d.MeshPort != 0 {
-		first = d.MeshPort
+	return address, r.firstPort(who.Node)
+}
+
+// firstPort returns the first of a node's mesh ports. The caller holds r.mu.
+func (r *Registrar) firstPort(node string) (first uint16) {
+	if h := r.hosts[node]; h != nil {
+		first = h.said.meshPort
 	}
-	return address, first
+	if d := declaration(r.policy, node); d != nil {
+		first = cmp.Or(d.MeshPort, first)
+	}
+	return cmp.Or(first, firstMeshPort)
 }

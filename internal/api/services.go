@@ -17,15 +17,11 @@ import (
 
 // The codes of what a registration can do wrong, at an agent's socket or at the server. configs.Explain has their texts.
 const (
-	CodeUser    = "W5002" // this user may not
-	CodeFile    = "W5003" // a file of services.d declares it
-	CodeOwner   = "W5004" // another user registered it
-	CodeForeign = "W5005" // its address is not this host's, or this server's to register
-	CodeSocket  = "W5006" // a unix socket, for other users than root
-
-	CodePipe = "W5015" // something else than a socket is where a socket is to be, or it does not belong there
-
-	CodeConnections = "W5014" // another user's connections redirected, for other users than root
+	CodeUser        = "W5002" // this user may not
+	CodeFile        = "W5003" // a file of services.d declares it
+	CodeOwner       = "W5004" // another user registered it
+	CodeForeign     = "W5005" // its address is not this host's, or this server's to register
+	CodeSocket      = "W5006" // a unix socket, for other users than root
 	CodeTaken       = "W5007" // an address, port or socket is another registration's
 	CodeTooMany     = "W5008" // or too fast
 	CodeUnit        = "W5009" // the unit's user is not known
@@ -33,6 +29,8 @@ const (
 	CodeHost        = "W5011" // the address is a host's that has an agent
 	CodeUnknown     = "W5012" // nothing of the name is registered
 	CodeNoTTL       = "W5013" // it needs no heartbeats
+	CodeConnections = "W5014" // another user's connections redirected, for other users than root
+	CodePipe        = "W5015" // something else than a socket is where a socket is to be, or it does not belong there
 )
 
 // ServiceRef names a registration.
@@ -82,10 +80,9 @@ func malformed(message string) *Error {
 
 // The states of a registration.
 const (
-	StateAccepted = "accepted" // it counts
-	StateRefused  = "refused"  // it does not; Reason says why
-	StatePending  = "pending"  // the server has not said
-
+	StateAccepted     = "accepted"     // it counts
+	StateRefused      = "refused"      // it does not; Reason says why
+	StatePending      = "pending"      // the server has not said
 	StateDeregistered = "deregistered" // somebody has ended it, so its run, which renews it, is refused
 )
 
