@@ -90,7 +90,7 @@ func runAgent(ctx context.Context, cmd *cobra.Command, cfg *configs.Agent, kind 
 		return err
 	}
 	o := agent.Options{
-		Config: cfg, Now: now, Log: log, Adapter: envoys, Units: systemd.Units{}, Envoys: reach, Crashes: crashes, Credentials: os.Getenv("CREDENTIALS_DIRECTORY"), Socket: sockets.Take(agent.Socket(cfg)),
+		Config: cfg, Version: version, Now: now, Log: log, Adapter: envoys, Units: systemd.Units{}, Envoys: reach, Crashes: crashes, Credentials: os.Getenv("CREDENTIALS_DIRECTORY"), Socket: sockets.Take(agent.Socket(cfg)),
 		OnReady: func() { tell(log, systemd.Ready); close(ready) },
 		Say:     func(line string) { tell(log, systemd.Status("%s", line)) },
 	}
