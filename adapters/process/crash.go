@@ -25,7 +25,7 @@ func (k *keeper) crashed(why error) {
 		return
 	}
 	k.a.o.Crashed(adapters.Crash{Name: k.name, Last: func(context.Context) []string {
-		return append(tail(filepath.Join(k.a.folder(k.name), logFile)), "ended: "+why.Error())
+		return append(tail(filepath.Join(k.a.folder(k.name), LogFile)), "ended: "+why.Error())
 	}})
 }
 

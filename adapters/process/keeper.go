@@ -24,8 +24,8 @@ const (
 	maxPause   = 10 * time.Second
 )
 
-// logFile is what an Envoy writes to in its folder if nothing else is said.
-const logFile = "envoy.log"
+// LogFile is what an Envoy writes to in its folder if nothing else is said.
+const LogFile = "envoy.log"
 
 // errLeft is how a keeper's work ends.
 var errLeft = errors.New("left")
@@ -161,7 +161,7 @@ func (k *keeper) start() (*proc, error) {
 	dir := k.a.folder(k.name)
 	out := k.a.o.Output
 	if out == nil {
-		f, err := os.OpenFile(filepath.Join(dir, logFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		f, err := os.OpenFile(filepath.Join(dir, LogFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err != nil {
 			return nil, err
 		}

@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -44,7 +44,7 @@ look at everything. It changes nothing.
 The exit code is 1 if something is wrong, 0 if there are warnings at most.`,
 		Args: args(cobra.NoArgs),
 	}
-	file := cmd.Flags().String("config", "/etc/wattle/agent.hcl", "the agent's configuration `FILE`")
+	file := cmd.Flags().String("config", agentFile, "the agent's configuration `FILE`")
 	asJSON := cmd.Flags().Bool("json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		all := doctor.Examine(hostFacts(cmd.Context(), *file))
@@ -74,7 +74,7 @@ The exit code is 1 if something is wrong, 0 if there are warnings at most.`,
 }
 
 // errSick ends the command when what is wrong has been said.
-var errSick = fmt.Errorf("this host is not well")
+var errSick = errors.New("this host is not well")
 
 // hostFacts finds out what the doctor wants to know of this host.
 func hostFacts(ctx context.Context, file string) doctor.Facts {
@@ -86,7 +86,7 @@ func hostFacts(ctx context.Context, file string) doctor.Facts {
 	}
 	_, f.NftablesErr = capture.Table{}.Has(capture.Rules{})
 	_, f.CgroupsErr = capture.Groups()
-	if u, err := systemd.Look(ctx, "wattle-agent.service"); err == nil {
+	if u, err := systemd.Look(ctx, agentUnit); err == nil {
 		f.Unit = u.String()
 	}
 	if u, err := systemd.Look(ctx, "wattle-dns.service"); err == nil {

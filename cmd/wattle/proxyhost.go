@@ -21,7 +21,7 @@ import (
 // runDirFlags adds the flags that say where the Envoys of this host are, and returns their folder.
 func runDirFlags(cmd *cobra.Command) func() string {
 	dir := cmd.Flags().String("run-dir", "", "the agent's run_dir, a `FOLDER` (default that of its configuration, or /run/wattle)")
-	file := cmd.Flags().String("config", "/etc/wattle/agent.hcl", "the agent's configuration `FILE`")
+	file := cmd.Flags().String("config", agentFile, "the agent's configuration `FILE`")
 	return func() string {
 		if *dir != "" {
 			return *dir

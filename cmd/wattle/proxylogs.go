@@ -12,6 +12,8 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
+
+	"github.com/wattle-mesh/wattle/adapters/process"
 )
 
 func newProxyLogs() *cobra.Command {
@@ -34,7 +36,7 @@ agent's. It needs root, or the right to read the journal.`,
 			return err
 		}
 		if p.Unit == "" {
-			return tail(cmd.Context(), cmd.OutOrStdout(), filepath.Join(filepath.Dir(p.Bootstrap), "envoy.log"), *lines, *follow)
+			return tail(cmd.Context(), cmd.OutOrStdout(), filepath.Join(filepath.Dir(p.Bootstrap), process.LogFile), *lines, *follow)
 		}
 		call := []string{"--no-pager", "--output=short-iso", "--unit=" + p.Unit, "--lines=" + strconv.Itoa(*lines)}
 		if *follow {

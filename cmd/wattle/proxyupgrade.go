@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -80,7 +82,7 @@ func upgradable(ctx context.Context, runDir string, all []envoys.Proxy, from str
 		if p.Unit == "" {
 			return "", &invalid{fmt.Errorf("%s is a process of the agent's, without hot restart; systemd can (wattle agent -adapter systemd)", p.Name)}
 		}
-		spec, err := launch.Read(runDir + "/" + p.Name)
+		spec, err := launch.Read(filepath.Join(runDir, p.Name))
 		if err != nil {
 			return "", err
 		}
@@ -89,10 +91,7 @@ func upgradable(ctx context.Context, runDir string, all []envoys.Proxy, from str
 		}
 		binary = spec.Envoy
 	}
-	next := from
-	if next == "" {
-		next = binary
-	}
+	next := cmp.Or(from, binary)
 	switch e := doctor.LookAt(ctx, next); {
 	case e.Err != nil:
 		return "", &invalid{e.Err}
