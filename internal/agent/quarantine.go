@@ -214,8 +214,11 @@ func (r *relay) restoreTrial(known map[translator.Type]map[string]string) {
 	var faults []error
 	_, wrong := r.o.Proven.Load(r.kept.name, func(data []byte) error {
 		p, err := xds.Unpack(data)
-		if err != nil || p.ID != r.kept.id {
-			return errors.Join(err, fmt.Errorf("it is that of proxy %q", p.ID))
+		if err == nil && p.ID != r.kept.id {
+			err = fmt.Errorf("it is that of proxy %q", p.ID)
+		}
+		if err != nil {
+			return err
 		}
 		r.guard.trial.proven = snapshot{}
 		for _, x := range p.Resources {

@@ -262,6 +262,20 @@ func TestAnEnvoyThatHangsOnWhatItWasSentIsEndedAndGetsWhatWasBefore(t *testing.T
 	}
 }
 
+// What cannot be read is called damaged, and not another proxy's.
+func TestAProvenStateThatIsDamagedIsNoOtherProxys(t *testing.T) {
+	r, _ := newTrialRelay(t)
+	book := &logbook{}
+	r.o.Log = logTo(book)
+	if err := r.o.Proven.Save(r.kept.name, []byte("no state")); err != nil {
+		t.Fatal(err)
+	}
+	r.restoreTrial(nil)
+	if s := book.String(); !strings.Contains(s, "what was proven") || strings.Contains(s, "it is that of proxy") {
+		t.Error(s)
+	}
+}
+
 var clusterKey = translator.Key{Type: translator.Cluster, Name: "c"}
 
 // newTrialRelay makes a relay without a server and an Envoy, and counts how often that is ended.
