@@ -38,7 +38,7 @@ const (
 // certsFolder is where in the state folder workloads' keys and certificates are.
 const certsFolder = "certs"
 
-// maxSocketPath is what the kernel allows for a unix socket's path.
+// maxSocketPath is what the kernel allows for a unix socket's path, in bytes.
 const maxSocketPath = 107
 
 // Options configure an Agent. All fields are required unless they say otherwise.
@@ -290,7 +290,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	if capturer != nil {
 		reporter.faults = &capturer.faults
 	}
-	a.host.show(joined{&certs.held, plan, client})
+	a.host.joined.Set(joined{&certs.held, plan, client})
 	if cfg.Address.IsValid() {
 		reporter.address = cfg.Address.String()
 	}

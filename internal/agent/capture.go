@@ -157,7 +157,7 @@ func named(plan *planpb.HostPlan, registered map[workload]string) *planpb.HostPl
 func (c *capturer) match(ctx context.Context, plan *planpb.HostPlan) {
 	c.units.Set(unitsOf(plan)) // before they are asked about: a change after that is heard
 	h := hostFacts{
-		services: c.services(ctx, unitsOf(plan)), groups: c.o.Group != nil, group: c.o.Group, user: c.o.User, stateDir: c.cfg.StateDir, proxies: uint32(c.o.Proxies),
+		services: c.services(ctx, unitsOf(plan)), group: c.o.Group, user: c.o.User, stateDir: c.cfg.StateDir, proxies: uint32(c.o.Proxies),
 		guard: c.o.Guard, rules: c.o.Table != nil, denied: c.o.Denied, allow: c.o.Allow,
 		drop: func(unit string) (int64, bool) { at, ok := c.o.DropIn(unit); return at.UnixNano(), ok },
 	}
@@ -245,7 +245,9 @@ func (c *capturer) write(now captured) error {
 	errs = append(errs, err)
 	for _, path := range old {
 		if _, ok := now.resolv[path]; !ok {
-			errs = append(errs, ignoreMissing(os.Remove(path)))
+			if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
 		}
 	}
 	return errors.Join(errs...)
@@ -266,13 +268,6 @@ func placeResolv(path, text string) error {
 	}
 	_, err = f.WriteString(text)
 	return errors.Join(err, f.Truncate(int64(len(text))), f.Chmod(0o644), f.Close()) // whatever the umask
-}
-
-func ignoreMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 // codeCapture is of workloads that are not captured or guarded as they should be.

@@ -44,7 +44,7 @@ func webPlan(mode string, change ...func(*planpb.Workload)) *planpb.HostPlan {
 func aHost() hostFacts {
 	return hostFacts{
 		services: map[string]serviceFact{"web.service": {Service: systemd.Service{Runs: true, UID: 4201, UIDSet: true, Dynamic: true, Cgroup: "/system.slice/web.service"}}},
-		groups:   true, group: func(path string) (capture.Cgroup, error) { return capture.Cgroup{Level: 2, ID: 77}, nil },
+		group:    func(path string) (capture.Cgroup, error) { return capture.Cgroup{Level: 2, ID: 77}, nil },
 		user:     systemd.User,
 		stateDir: "/state", proxies: 42, guard: true, rules: true, allow: []uint32{7}, drop: func(string) (int64, bool) { return 0, false },
 	}
@@ -101,13 +101,13 @@ func TestWhatAPlanMeansForTheHost(t *testing.T) {
 		{"a unit that does not run lets nobody in", webPlan("transparent"), service(func(s *serviceFact) { *s = serviceFact{Service: systemd.Service{UIDSet: true, UID: 5}} }), []string{
 			"door 127.64.0.0/18 0 for [][] []", "closed invalid IP 8080",
 		}, []string{"redirect", "fault"}},
-		{"without control groups of version 2 the user counts", webPlan("transparent"), func(h *hostFacts) { static(h); h.groups = false }, []string{
+		{"without control groups of version 2 the user counts", webPlan("transparent"), func(h *hostFacts) { static(h); h.group = nil }, []string{
 			"redirect shop/web of [4201][] to 15100 but [10.9.0.0/16] [22]",
 			"fault shop/web: everything that runs as uid 4201 counts as unit web.service: this host has no control groups of version 2",
 		}, nil},
 		{"without them root cannot be told apart", webPlan("transparent"), func(h *hostFacts) {
 			service(func(s *serviceFact) { s.Dynamic, s.UID = false, 0 })(h)
-			h.groups = false
+			h.group = nil
 		}, []string{"fault shop/web: the connections of unit web.service cannot be told from others': this host has no control groups of version 2, and the unit runs as root or as another workload's user"}, []string{"redirect", "door"}},
 		{"a user", webPlan("transparent", user("4300")), nil, []string{"redirect shop/web of [4300][] to 15100 but [10.9.0.0/16] [22]"}, []string{"fault", "file"}},
 		{"root is no user to capture", webPlan("transparent", user("root")), nil, []string{"fault shop/web: it is not captured: what root sends belongs to the host, not to one workload"}, []string{"redirect"}},

@@ -23,9 +23,8 @@ var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]+\.service$`)
 
 // hostFacts are what a host says about itself, for its workloads' capture.
 type hostFacts struct {
-	services map[string]serviceFact // by unit
-	groups   bool                   // control groups of version 2 are there
-	group    func(path string) (capture.Cgroup, error)
+	services map[string]serviceFact                    // by unit
+	group    func(path string) (capture.Cgroup, error) // nil: there are no control groups of version 2
 	user     func(name string) (uint32, error)
 	stateDir string
 	proxies  uint32 // group
@@ -178,7 +177,7 @@ func (p *capturePlan) owner(w *planpb.Workload) (o capture.Owner, known bool) {
 		}
 		return o, true
 	}
-	if p.groups {
+	if p.group != nil {
 		if s.Cgroup == "" {
 			return o, true
 		}

@@ -200,12 +200,12 @@ func (d *desk) fits(who client, s *configs.Service) error {
 			"uid %d may not have the connections of user %s redirected", who.uid, c.User)
 	}
 	for _, u := range s.Upstreams {
-		if u.Socket != "" && !d.trusted(who.uid) {
-			return deny(http.StatusForbidden, api.CodeSocket, "bind a loopback address and port, or do it as root",
-				"uid %d may not have %s made: the host's Envoy would replace what is there", who.uid, u.Socket)
-		}
 		if u.Socket == "" {
 			continue
+		}
+		if !d.trusted(who.uid) {
+			return deny(http.StatusForbidden, api.CodeSocket, "bind a loopback address and port, or do it as root",
+				"uid %d may not have %s made: the host's Envoy would replace what is there", who.uid, u.Socket)
 		}
 		if err := checkPipe(u.Socket); err != nil {
 			return deny(http.StatusBadRequest, api.CodePipe, pipeRemedy, "upstream %s: %v", u.Service, err)

@@ -16,7 +16,7 @@ import (
 )
 
 // registeredFile keeps what was registered through the socket. Beside it are the generation before, and what could not be
-// read of one of the two, for a person to look at.
+// read, for a person to look at.
 const (
 	registeredFile = "registered.json"
 	olderSuffix    = ".old"

@@ -86,8 +86,10 @@ type drains struct {
 	stops   map[string]string // unit: the run of it that is being stopped
 	departs bool              // the host leaves the mesh
 	number  uint64
-	began   time.Time // of run
-	polls   map[workload]*poll
+
+	// Used by run alone:
+	began time.Time // of run
+	polls map[workload]*poll
 }
 
 // ownDrain is what somebody asked for, until it is taken back.
@@ -148,9 +150,7 @@ func (d *drains) save(own map[workload]*ownDrain) error {
 
 // run follows what drains until ctx is done.
 func (d *drains) run(ctx context.Context) error {
-	d.mu.Lock()
 	d.began = time.Now()
-	d.mu.Unlock()
 	for {
 		plan, planned := d.plan.Load()
 		registered, bound := d.registered.Load()
@@ -172,12 +172,6 @@ func (d *drains) run(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-func (d *drains) begun() time.Time {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.began
 }
 
 func (d *drains) poke() {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/wattle-mesh/wattle/configs"
@@ -111,7 +110,7 @@ func (d *desk) drain(who client, key workload, r *http.Request) (any, error) {
 	switch {
 	case !ok:
 		return nil, unknown(key)
-	case who.uid == root || who.uid == d.uid || owner != nil && *owner == who.uid:
+	case d.trusted(who.uid) || owner != nil && *owner == who.uid:
 	case unit == "":
 		return nil, deny(http.StatusForbidden, api.CodeUser, "do it as root, or as who registered it", "uid %d may not drain %s", who.uid, key)
 	default:
@@ -167,12 +166,13 @@ func (d *desk) drainUnit(who client, r *http.Request) (any, error) {
 			return nil // it has ended meanwhile
 		}
 		var of []workload
-		for _, w := range sortedWorkloads(boundUnits(d.drains.plan.Now(), d.bound.Now())) {
-			if boundUnits(d.drains.plan.Now(), d.bound.Now())[w] == unit {
+		bound := boundUnits(d.drains.plan.Now(), d.bound.Now())
+		for _, w := range sortedWorkloads(bound) {
+			if bound[w] == unit {
 				of = append(of, w)
 			}
 		}
 		return of
 	}, time.Duration(req.Wait))
-	return api.DrainAnswer{Workloads: slices.Clip(all), Changed: true}, nil
+	return api.DrainAnswer{Workloads: all, Changed: true}, nil
 }

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -38,7 +37,7 @@ func (d *drains) advance(ctx context.Context, plan *planpb.HostPlan, said told) 
 		}
 		place := places[w]
 		if place == nil { // no proxy serves it; but what was kept of the plan may be about to be read
-			if early := d.begun().Add(offlineLimit).Sub(now); plan == nil && early > 0 {
+			if early := d.began.Add(offlineLimit).Sub(now); plan == nil && early > 0 {
 				next[w] = p
 				sooner(early)
 				continue
@@ -82,8 +81,7 @@ func (d *drains) leave(p progress, w workload, x drain, said told, now time.Time
 	if !said.online {
 		limit = offlineLimit
 	}
-	since := x.since
-	switch waited := now.Sub(since); {
+	switch waited := now.Sub(x.since); {
 	case said.left[w] == x.number:
 		p.stage = ending
 	case waited >= limit && !said.online:
@@ -115,7 +113,7 @@ func (d *drains) ask(ctx context.Context, all []*planpb.Workload, at map[workloa
 			out[w] = p.next.Sub(now)
 			continue
 		}
-		proxy := cmp.Or(place.GetProxy(), hostProxy)
+		proxy := proxyOf(place)
 		byProxy[proxy] = append(byProxy[proxy], place)
 	}
 	for proxy, places := range byProxy {

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -30,7 +29,7 @@ func withUnits(w *adapters.Workloads, plan *planpb.HostPlan, registered map[work
 			u = &adapters.Unit{Name: name}
 			units[name] = u
 		}
-		if proxy := cmp.Or(x.GetProxy(), hostProxy); !slices.Contains(u.Proxies, proxy) {
+		if proxy := proxyOf(x); !slices.Contains(u.Proxies, proxy) {
 			u.Proxies = append(u.Proxies, proxy)
 		}
 		for _, e := range environment(x) {

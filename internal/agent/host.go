@@ -59,8 +59,6 @@ type joined struct {
 	client apipb.NodeClient
 }
 
-func (h *host) show(j joined) { h.joined.Set(j) }
-
 // status says how the host is now.
 func (h *host) status() api.HostStatus {
 	a := h.a
@@ -111,7 +109,7 @@ type counter interface {
 	Count() (capture.Counts, error)
 }
 
-// metrics serves what Prometheus may want to know of the agent. It is made when it is asked for, which is seldom.
+// metrics serves what Prometheus may want to know of the agent. It is found out when it is asked for, which is seldom.
 func (h *host) metrics() http.Handler {
 	reg := prometheus.NewRegistry()
 	gauge := func(name, help string, read func() float64) {
@@ -132,7 +130,7 @@ func (h *host) metrics() http.Handler {
 		return 0
 	})
 	gauge("disk_unwritable", "1 if the state folder cannot be written: the agent goes on from memory.", func() float64 {
-		return flag(slices.ContainsFunc(h.status().Alarms, func(a api.Alarm) bool { return a.Name == diskAlarm }))
+		return flag(slices.ContainsFunc(h.a.disk.alarms.held.Now(), func(a *apipb.Alarm) bool { return a.GetName() == diskAlarm }))
 	})
 	if c := h.a.o.Capture; c != nil {
 		if table, ok := c.Table.(counter); ok {

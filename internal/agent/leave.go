@@ -38,7 +38,7 @@ type leaver struct {
 // leave drains the host and tells the server that it leaves. What runs here runs on: it is for who asked to end it. If no
 // server can be told, the host stays.
 func (d *desk) leave(who client, r *http.Request) (any, error) {
-	if who.uid != root && who.uid != d.uid {
+	if !d.trusted(who.uid) {
 		return nil, deny(http.StatusForbidden, api.CodeUser, "do it as root", "uid %d may not take this host out of the mesh", who.uid)
 	}
 	req, err := api.ParseHostLeave(r)
@@ -138,7 +138,7 @@ var (
 	identityFiles = []string{nodeCertFile, rootsFile, nodeKeyFile}
 	stateFiles    = []string{
 		keptFolder, provenFolder, barredFolder, certsFolder, resolvFolder, servicesFile, drainsFile,
-		registeredFile, registeredFile + olderSuffix, registeredFile + badSuffix, registeredFile + olderSuffix + badSuffix, endedFile,
+		registeredFile, registeredFile + olderSuffix, registeredFile + badSuffix, endedFile,
 	}
 )
 

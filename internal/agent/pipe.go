@@ -21,9 +21,7 @@ import (
 // there before anybody asks for such a listener, and again before an Envoy gets one.
 
 const (
-	maxPipe   = 107 // bytes: what Linux allows for a socket's path
-	pipeEvery = 2 * time.Second
-
+	pipeEvery  = 2 * time.Second
 	pipeRemedy = "choose a path where nothing is, in a folder for sockets such as /run/NAME"
 )
 
@@ -32,8 +30,8 @@ var noPipes = []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib6
 
 // checkPipe says why no Envoy may be told to listen at a path. What cannot be looked at is refused.
 func checkPipe(path string) error {
-	if !filepath.IsAbs(path) || filepath.Clean(path) != path || len(path) > maxPipe || strings.ContainsRune(path, 0) {
-		return fmt.Errorf("socket %q: it must be an absolute path of at most %d bytes that has no . or .. in it", path, maxPipe)
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path || len(path) > maxSocketPath || strings.ContainsRune(path, 0) {
+		return fmt.Errorf("socket %q: it must be an absolute path of at most %d bytes that has no . or .. in it", path, maxSocketPath)
 	}
 	folders := []string{filepath.Dir(path)}
 	switch real, err := filepath.EvalSymlinks(folders[0]); {

@@ -227,13 +227,13 @@ func (r *reporter) report(f facts) *apipb.ReportRequest {
 		key := workloadOf(w)
 		h := r.judge(w, f)
 		now[key] = h
-		x := f.drains[key]
+		x, at := f.drains[key], f.at[key]
 		if x.number != 0 { // first why it drains: that its process is away by then is no news
 			h.Reason = strings.TrimSuffix(x.reason+"; "+h.Reason, "; ")
 		}
 		out.Health = append(out.Health, &apipb.HealthReport{
 			Namespace: key.namespace, Service: key.service, Instance: key.instance,
-			Healthy: h.Healthy, Reason: h.Reason, Ready: ready(w, f), Drain: x.number, Idle: x.number != 0 && f.at[key] == progress{number: x.number, stage: done, note: f.at[key].note},
+			Healthy: h.Healthy, Reason: h.Reason, Ready: ready(w, f), Drain: x.number, Idle: x.number != 0 && at.number == x.number && at.stage == done,
 		})
 	}
 	if !maps.Equal(now, r.judged.Now()) {

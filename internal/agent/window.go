@@ -55,9 +55,8 @@ func (d *desk) handler() http.Handler {
 	}))
 	mux.HandleFunc("PUT "+one+"/drain", d.write(d.drain))
 	mux.HandleFunc("DELETE "+one+"/drain", d.write(d.drain))
-	of := d.paced(func(who client, r *http.Request) (any, error) { return d.drainUnit(who, r) })
-	mux.HandleFunc("PUT /v1/units/{unit}/drain", of)
-	mux.HandleFunc("DELETE /v1/units/{unit}/drain", of)
+	mux.HandleFunc("PUT /v1/units/{unit}/drain", d.paced(d.drainUnit))
+	mux.HandleFunc("DELETE /v1/units/{unit}/drain", d.paced(d.drainUnit))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		api.Respond(d.log, w, r, nil, &api.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("an agent answers no %.10q of this path", r.Method), Remedy: "docs/http-api.md lists what there is"})
 	})
@@ -78,13 +77,18 @@ func (d *desk) asked(do func(client, *http.Request) (any, error)) http.HandlerFu
 
 // on finds out who asks, and about what.
 func (d *desk) on(do func(client, workload, *http.Request) (any, error)) http.HandlerFunc {
-	return d.asked(func(who client, r *http.Request) (any, error) {
+	return d.asked(about(do))
+}
+
+// about finds out which workload is meant.
+func about(do func(client, workload, *http.Request) (any, error)) func(client, *http.Request) (any, error) {
+	return func(who client, r *http.Request) (any, error) {
 		ref, err := api.RefOf(r)
 		if err != nil {
 			return nil, err
 		}
 		return do(who, workload{ref.Namespace, ref.Name, ref.Instance}, r)
-	})
+	}
 }
 
 // paced is asked for what changes something.
@@ -99,13 +103,7 @@ func (d *desk) paced(do func(client, *http.Request) (any, error)) http.HandlerFu
 
 // write is on for what changes something.
 func (d *desk) write(do func(client, workload, *http.Request) (any, error)) http.HandlerFunc {
-	return d.paced(func(who client, r *http.Request) (any, error) {
-		ref, err := api.RefOf(r)
-		if err != nil {
-			return nil, err
-		}
-		return do(who, workload{ref.Namespace, ref.Name, ref.Instance}, r)
-	})
+	return d.paced(about(do))
 }
 
 // put registers, and waits for the server's word if it is asked to.
