@@ -3,6 +3,7 @@ package systemd
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -93,7 +94,7 @@ func (a *Adapter) fit(path, version string) error {
 	return l.err
 }
 
-var errNoVersion = fmt.Errorf("it says no version")
+var errNoVersion = errors.New("it says no version")
 
 func short(out []byte) []byte { return out[:min(len(out), 300)] }
 

@@ -49,8 +49,8 @@ func (a *Adapter) Dismiss(ctx context.Context) error {
 // slicesOfOurs hold what proxies use; the second is the first's parent, by its name.
 var slicesOfOurs = []string{"wattle-proxies.slice", "wattle.slice"}
 
-// rests reports whether nothing of a unit in this state runs.
-func rests(state string) bool { return state == "inactive" || state == "failed" }
+// rests reports whether nothing of a unit in this state runs; empty: systemd does not know it.
+func rests(state string) bool { return state == "" || state == "inactive" || state == "failed" }
 
 // Clear ends all that Adapters have this host run, and removes what they wrote for systemd: proxies and the resolver stop, the
 // proxies after they have drained; drop-ins and the files of units go. No Adapter may run meanwhile. It returns which units of
@@ -62,7 +62,7 @@ func (a *Adapter) Clear(ctx context.Context) (changed []string, err error) {
 		return nil, err
 	}
 	defer conn.Close()
-	f := &follower{Adapter: a, conn: conn, busy: map[string]bool{}, seen: map[string]string{}, held: map[string]adapters.Resources{}, late: map[string]time.Time{}, restarts: map[string]uint32{}}
+	f := newFollower(a, conn)
 	defer f.jobs.Wait()
 	had, err := filepath.Glob(filepath.Join(a.etc, "*.d", workloadFile))
 	if err != nil {

@@ -45,13 +45,20 @@ type follower struct {
 	late     map[string]time.Time          // when a unit may be replaced again that could not be
 }
 
+func newFollower(a *Adapter, conn *dbus.Conn) *follower {
+	return &follower{
+		Adapter: a, conn: conn, busy: map[string]bool{},
+		seen: map[string]string{}, held: map[string]adapters.Resources{}, restarts: map[string]uint32{}, late: map[string]time.Time{},
+	}
+}
+
 // follow matches the units to the plan until ctx is done or the connection fails.
 func (a *Adapter) follow(ctx context.Context) error {
 	conn, err := dbus.NewSystemConnectionContext(ctx)
 	if err != nil {
 		return err
 	}
-	f := &follower{Adapter: a, conn: conn, busy: map[string]bool{}, seen: map[string]string{}, held: map[string]adapters.Resources{}, late: map[string]time.Time{}, restarts: map[string]uint32{}}
+	f := newFollower(a, conn)
 	ctx, cancel := context.WithCancel(ctx)
 	defer f.jobs.Wait()
 	defer conn.Close()
@@ -129,10 +136,10 @@ func (f *follower) match(ctx context.Context) error {
 		if busy[unit] {
 			continue
 		}
-		switch state[unit] { // one that stops is started when it has stopped: systemd says so
-		case "", "inactive", "failed":
+		switch { // one that stops is started when it has stopped: systemd says so
+		case rests(state[unit]):
 			f.job(ctx, unit, "start", f.conn.StartUnitContext)
-		case "active":
+		case state[unit] == "active":
 			if !f.renew(ctx, p, unit) {
 				f.entitle(ctx, p.ID, unit, now)
 			}

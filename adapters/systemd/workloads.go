@@ -104,7 +104,7 @@ func (f *follower) accompany(ctx context.Context, unit string) error {
 		return err
 	}
 	f.seen[unit] = now.Invocation
-	if beside.Active == "inactive" || beside.Active == "failed" || beside.Active == "" {
+	if rests(beside.Active) {
 		// It fails if the unit is about to stop: "replace" would keep it from that.
 		f.job(ctx, companionOf(unit), "start", func(ctx context.Context, name, _ string, result chan<- string) (int, error) {
 			return f.conn.StartUnitContext(ctx, name, "fail", result)
@@ -137,7 +137,7 @@ func (f *follower) resolver(ctx context.Context, wanted bool) error {
 	f.mu.Unlock()
 	switch {
 	case busy:
-	case wanted && slices.Contains([]string{"", "inactive", "failed"}, state):
+	case wanted && rests(state):
 		f.job(ctx, resolverUnit, "start", f.conn.StartUnitContext)
 	case !wanted && slices.Contains([]string{"active", "activating", "reloading"}, state):
 		f.job(ctx, resolverUnit, "stop", f.conn.StopUnitContext)
