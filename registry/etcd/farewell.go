@@ -31,8 +31,7 @@ func (w *Writer) Delete(ctx context.Context, service registry.Name, instance str
 	return was, err
 }
 
-// dismiss is Delete of a key; with a revision only if the key was written last then,
-// by who leaves.
+// dismiss is Delete of a key; with a revision only if the key was written last then, by who leaves.
 func (w *Writer) dismiss(ctx context.Context, key string, revision int64) (was bool, err error) {
 	why := deregistered
 	if revision != 0 {
