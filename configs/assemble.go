@@ -143,7 +143,7 @@ func checkHosts(out *decoded, all []*decoded, p *Policy) {
 				for _, other := range byAddress[a] {
 					if t := h.taken[0]; t.overlaps(other) && t.what != other.what {
 						out.report(t.place.diagnostic(Error, codeHostAddress, fmt.Sprintf("%s wants %s, which is taken", t.what, t.addr),
-							fmt.Sprintf("%s is at %s. Give one of them another mesh_port, at least %d away.", other.what, other.place.origin(), meshPorts)))
+							fmt.Sprintf("%s is at %s. Give one of them another mesh_port, at least %d away.", other.what, other.place.origin(), MeshPorts)))
 						break
 					}
 				}

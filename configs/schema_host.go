@@ -8,8 +8,11 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// meshPorts is how many ports a host has for mesh traffic, from its mesh_port on.
-const meshPorts = 32
+// The ports of a host for mesh traffic: where they begin unless its mesh_port says otherwise, and how many there are.
+const (
+	FirstMeshPort = 7443
+	MeshPorts     = 32
+)
 
 var hostPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
 
@@ -31,7 +34,7 @@ var hostBlock = newBlock(block[Host]{
 	},
 	attrs: []attr[Host]{
 		field("address", address(), func(h *Host) *netip.Addr { return &h.Address }, "Where other hosts reach it.").must(),
-		field("mesh_port", whole[uint16](1, 65536-meshPorts), func(h *Host) *uint16 { return &h.MeshPort }, "The first of the 32 ports for mesh traffic.").or(cty.NumberIntVal(7443)),
+		field("mesh_port", whole[uint16](1, 65536-MeshPorts), func(h *Host) *uint16 { return &h.MeshPort }, fmt.Sprintf("The first of the %d ports for mesh traffic.", MeshPorts)).or(cty.NumberIntVal(FirstMeshPort)),
 		field("mode", oneOf("host", "sidecar"), func(h *Host) *string { return &h.Mode }, "How the workloads of this host are served that say no mode themselves, those that its agent registers too.").orText("`\"host\"`"),
 		field("region", text(), func(h *Host) *string { return &h.Region }, "Where it stands; callers see it as the locality of its endpoints."),
 		field("zone", text(), func(h *Host) *string { return &h.Zone }, "The part of the region."),
@@ -50,7 +53,7 @@ var hostBlock = newBlock(block[Host]{
 			if at.line == d.frame.head.rng.Start.Line {
 				at = d.at(d.frame, "address")
 			}
-			d.host.taken = append(d.host.taken, taken{netip.AddrPortFrom(h.Address, h.MeshPort), h.MeshPort + meshPorts - 1, fmt.Sprintf("host %q, whose mesh ports begin there,", h.Name), at})
+			d.host.taken = append(d.host.taken, taken{netip.AddrPortFrom(h.Address, h.MeshPort), h.MeshPort + MeshPorts - 1, fmt.Sprintf("host %q, whose mesh ports begin there,", h.Name), at})
 		}
 	},
 	finish: func(d *decoder, h *Host) {

@@ -156,9 +156,6 @@ func servers(ctx context.Context, f *doctor.Facts, cfg *configs.Agent) {
 	}
 }
 
-// firstMeshPort is where a host's mesh ports begin unless its policy says otherwise.
-const firstMeshPort = 7443
-
 // listening looks whether the mesh ports in use are listened on, or the first one could be had.
 func listening(ctx context.Context, f *doctor.Facts, cfg *configs.Agent) {
 	local := "0.0.0.0"
@@ -166,8 +163,8 @@ func listening(ctx context.Context, f *doctor.Facts, cfg *configs.Agent) {
 		local = cfg.Address.String()
 	}
 	if f.Host == nil || len(f.Host.MeshPorts) == 0 {
-		p := doctor.Port{Number: firstMeshPort}
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(local, strconv.Itoa(firstMeshPort)))
+		p := doctor.Port{Number: configs.FirstMeshPort}
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(local, strconv.Itoa(configs.FirstMeshPort)))
 		if p.Err = err; err == nil {
 			_ = l.Close()
 		}

@@ -90,7 +90,7 @@ func (r *Registrar) answers(h *host) bool {
 func portsOf(h *configs.Host) uint16 {
 	sidecar := func(s *configs.Service) bool { return cmp.Or(s.Mode, h.Mode) == "sidecar" }
 	if slices.ContainsFunc(h.Services, sidecar) {
-		return meshPortRange
+		return configs.MeshPorts
 	}
 	return 1
 }

@@ -81,7 +81,7 @@ func TestAHostWhoseLeaseHasRunOut(t *testing.T) {
 	r.SetPolicy(&configs.Policy{Hosts: []*configs.Host{{Name: "h1", Address: netip.MustParseAddr("10.0.0.1"), MeshPort: 8000, Mode: "sidecar", Services: []*configs.Service{service("web")}}}})
 	leave("h1", now.Add(-hostLease))
 	asked = nil
-	if r.miss(now); len(asked) != meshPortRange || asked[31] != netip.MustParseAddrPort("10.0.0.1:8031") {
+	if r.miss(now); len(asked) != configs.MeshPorts || asked[31] != netip.MustParseAddrPort("10.0.0.1:8031") {
 		t.Errorf("of a host with sidecars asked at %v", asked)
 	}
 }

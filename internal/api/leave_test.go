@@ -213,10 +213,10 @@ func TestTheServerConnectsBackToTheCallerOnly(t *testing.T) {
 	if err != nil || !strings.Contains(got.GetError(), "nothing listens") {
 		t.Errorf("where nothing listens: %v, %v", got, err)
 	}
-	for _, p := range []uint32{0, uint32(port) - 1, uint32(port) + meshPortRange, 1 << 20} {
+	for _, p := range []uint32{0, uint32(port) - 1, uint32(port) + configs.MeshPorts, 1 << 20} {
 		_, err = h1.Reach(t.Context(), &apipb.ReachRequest{Port: p})
 		wantCode(t, fmt.Sprint("port ", p), err, codes.InvalidArgument, "none of the node's mesh ports")
-		if p == uint32(port)+meshPortRange {
+		if p == uint32(port)+configs.MeshPorts {
 			break
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 )
 
@@ -22,9 +23,6 @@ const (
 	reachBurst = 5
 	reachLimit = 3 * time.Second
 )
-
-// firstMeshPort is where a host's mesh ports begin unless it says otherwise.
-const firstMeshPort = 7443
 
 // Reach implements apipb.NodeServer. The address is the verified one of the caller, and the port one of its mesh ports: a
 // node cannot have the server connect to anything else.
@@ -38,8 +36,8 @@ func (n *Node) Reach(ctx context.Context, req *apipb.ReachRequest) (*apipb.Reach
 	}
 	address, first := n.o.Registrar.whereabouts(who)
 	port := req.GetPort()
-	if port < uint32(first) || port >= uint32(first)+meshPortRange {
-		return nil, status.Errorf(codes.InvalidArgument, "port %d is none of the node's mesh ports, %d to %d", port, first, uint32(first)+meshPortRange-1)
+	if port < uint32(first) || port >= uint32(first)+configs.MeshPorts {
+		return nil, status.Errorf(codes.InvalidArgument, "port %d is none of the node's mesh ports, %d to %d", port, first, uint32(first)+configs.MeshPorts-1)
 	}
 	to := netip.AddrPortFrom(address, uint16(port)).String()
 	ctx, cancel := context.WithTimeout(ctx, reachLimit)
@@ -84,5 +82,5 @@ func (r *Registrar) firstPort(node string) (first uint16) {
 	if d := declaration(r.policy, node); d != nil {
 		first = cmp.Or(d.MeshPort, first)
 	}
-	return cmp.Or(first, firstMeshPort)
+	return cmp.Or(first, configs.FirstMeshPort)
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/internal/api/apipb"
 	"github.com/wattle-mesh/wattle/internal/store"
 )
@@ -27,9 +28,6 @@ const (
 	reportRate  = 50
 	reportBurst = 100
 )
-
-// meshPortRange is how many ports from its mesh port on belong to a host.
-const meshPortRange = 32
 
 // Report implements apipb.NodeServer. It answers every report, and again when what is refused of the last one
 // changes with the policy or the grant.
@@ -139,8 +137,8 @@ func parseReport(who *Peer, req *apipb.ReportRequest) (said, error) {
 		}
 		out.claimed = claimed.Unmap()
 	}
-	if req.GetMeshPort() > math.MaxUint16+1-meshPortRange {
-		return said{}, fmt.Errorf("mesh port %d: a host has %d ports from there on", req.GetMeshPort(), meshPortRange)
+	if req.GetMeshPort() > math.MaxUint16+1-configs.MeshPorts {
+		return said{}, fmt.Errorf("mesh port %d: a host has %d ports from there on", req.GetMeshPort(), configs.MeshPorts)
 	}
 	out.meshPort = uint16(req.GetMeshPort())
 	if len(req.GetRegistrations()) > maxRegistrations {

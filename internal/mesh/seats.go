@@ -5,15 +5,11 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/wattle-mesh/wattle/configs"
 	"github.com/wattle-mesh/wattle/registry"
 )
 
-// The mesh ports of a host: defaultMeshPort if the host says none, and how many there are.
-const (
-	defaultMeshPort = 7443
-	meshPorts       = 32
-	maxPort         = 65535
-)
+const maxPort = 65535
 
 // Allotment gives each workload the seats that it keeps for as long as it is registered. The pipeline stores it, so
 // that a restarted server gives the same ones.
@@ -125,7 +121,7 @@ type allotter struct {
 func (a *allotter) free(w *Workload, proxy string, port uint16) bool {
 	n := int(port) - basePort(w)
 	switch {
-	case port == 0 || n < 0 || n >= meshPorts || a.sidecars[port]:
+	case port == 0 || n < 0 || n >= configs.MeshPorts || a.sidecars[port]:
 		return false
 	case proxy == hostProxy:
 		return !a.shared[port][w.Service]
@@ -191,7 +187,7 @@ func (a *allotter) place(w *Workload, s Seats) (Seats, *note) {
 
 // find returns a free port: the lowest that nobody had just now whose requests could meet the workload's, else the lowest.
 func (a *allotter) find(w *Workload, proxy string) (port uint16, ok bool) {
-	for n := range meshPorts {
+	for n := range configs.MeshPorts {
 		p := basePort(w) + n
 		if p > maxPort || !a.free(w, proxy, uint16(p)) {
 			continue
@@ -231,7 +227,7 @@ type formerSeat struct {
 
 func basePort(w *Workload) int {
 	if w.Host.MeshPort == 0 {
-		return defaultMeshPort
+		return configs.FirstMeshPort
 	}
 	return int(w.Host.MeshPort)
 }
@@ -271,5 +267,5 @@ func noMeshPort(w *Workload, s Seats) note {
 	}
 	return warn(codeNoMeshPort, w.Origin,
 		fmt.Sprintf("no mesh port is left on host %s for %s", w.Host.Name, w.Key()),
-		fmt.Sprintf("A host has %d mesh ports, from %d on, and each instance of one service on it needs one of its own, and each sidecar. %s; remove others, or place it on another host.", meshPorts, basePort(w), what)).at("service", "", "")
+		fmt.Sprintf("A host has %d mesh ports, from %d on, and each instance of one service on it needs one of its own, and each sidecar. %s; remove others, or place it on another host.", configs.MeshPorts, basePort(w), what)).at("service", "", "")
 }
