@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/wattle-mesh/wattle/test/smalldisk"
 )
@@ -38,6 +39,21 @@ func TestAKeyThatWasNotSealedIsFromNowOn(t *testing.T) {
 		if raw, err := os.ReadFile(path); err != nil || bytes.Contains(raw, []byte("the key")) {
 			t.Errorf("%q, %v", raw, err)
 		}
+	}
+}
+
+// Whoever could read the key has it: that it is sealed from now on mends nothing.
+func TestAKeyThatIsOpenToOthersIsNotSealedButRefused(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, nodeKeyFile)
+	if _, err := openNode(discard(), newDisk(dir, &alarms{log: discard()}), "", time.Now); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openNode(discard(), sealing(t, dir), "", time.Now); err == nil || !strings.Contains(err.Error(), "is open to others") {
+		t.Error(err)
 	}
 }
 

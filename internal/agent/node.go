@@ -88,7 +88,10 @@ func (n *node) path(name string) string { return filepath.Join(n.dir, name) }
 
 func (n *node) openKey() error {
 	path := n.path(nodeKeyFile)
-	text, err := n.disk.readKey(path)
+	if err := private(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w, or remove it and join again", err)
+	}
+	text, err := n.disk.readKey(path) // which closes one that it seals
 	if errors.Is(err, fs.ErrNotExist) {
 		if n.key, err = newKey(); err != nil {
 			return err
@@ -100,9 +103,6 @@ func (n *node) openKey() error {
 	}
 	if err != nil {
 		return fmt.Errorf("%w; restore it, or remove it and join again", err)
-	}
-	if err := private(path); err != nil {
-		return fmt.Errorf("%w, or remove it and join again", err)
 	}
 	if _, n.key, err = parsePEM(text); err != nil || n.key == nil {
 		return fmt.Errorf("%s is not a PEM file with a private key (%v); restore it, or remove it and join again", path, err)
