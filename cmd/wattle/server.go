@@ -192,15 +192,25 @@ func openStore(log *slog.Logger, dir string) (*store.Store, error) {
 		log.Warn("the store is made anew; what join tokens granted has to be granted again", "store", file)
 	}
 	kept, err := store.Open(file)
-	if err == nil && os.Remove(filepath.Join(dir, olderFile)) == nil {
-		if err = kept.Renew(); err == nil {
-			log.Warn("hosts take what this store says from now on, though some may have had more of it", "store", file)
-		}
-	}
 	if err != nil {
 		return nil, err
 	}
+	if err := renew(log, kept, filepath.Join(dir, olderFile)); err != nil {
+		return nil, errors.Join(err, kept.Close())
+	}
 	return kept, nil
+}
+
+// renew gives the store another id if the operator's file says so, and then removes that: until then it can be done again.
+func renew(log *slog.Logger, kept *store.Store, older string) error {
+	if _, err := os.Lstat(older); err != nil {
+		return nil
+	}
+	if err := kept.Renew(); err != nil {
+		return fmt.Errorf("have hosts take what the store says, as %s asks for: %w", older, err)
+	}
+	log.Warn("hosts take what this store says from now on, though some may have had more of it", "asked_for_by", older)
+	return os.Remove(older)
 }
 
 // stamp says how late it is in the store's life, for agents.
